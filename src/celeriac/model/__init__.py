@@ -1,0 +1,1 @@
+"""Pure data: what travels between the rooms. No clock, no socket, no global."""
