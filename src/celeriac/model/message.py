@@ -44,36 +44,36 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     blob: bytes
 
 
-class Ack(msgspec.Struct, frozen=True, gc=False):
+class Ack(msgspec.Struct, frozen=True, gc=False, tag=True):
     """Done with: remove the in-flight entry."""
 
 
-class Return(msgspec.Struct, frozen=True, gc=False):
+class Return(msgspec.Struct, frozen=True, gc=False, tag=True):
     """Back to the head of its queue, uncounted. `blob` replaces the message (a loss counter was raised)."""
 
     blob: bytes | None = None
 
 
-class Requeue(msgspec.Struct, frozen=True, gc=False):
+class Requeue(msgspec.Struct, frozen=True, gc=False, tag=True):
     """Back to the tail of its queue."""
 
     blob: bytes | None = None
 
 
-class Delay(msgspec.Struct, frozen=True, gc=False):
+class Delay(msgspec.Struct, frozen=True, gc=False, tag=True):
     """Into the durable schedule until `until` (Unix seconds of the broker's clock)."""
 
     until: float
     blob: bytes | None = None
 
 
-class Park(msgspec.Struct, frozen=True, gc=False):
+class Park(msgspec.Struct, frozen=True, gc=False, tag=True):
     """To the end of the list of a limit key, to be claimed from there by `Demand.parked`."""
 
     key: str
 
 
-class Dead(msgspec.Struct, frozen=True, gc=False):
+class Dead(msgspec.Struct, frozen=True, gc=False, tag=True):
     """To the dead letter queue, with the reason."""
 
     reason: str
