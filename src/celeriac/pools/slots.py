@@ -69,3 +69,12 @@ class Slots:
         _WORD.pack_into(self._map, self._base, NEVER)
         _WORD.pack_into(self._map, self._base + 8, last)
         _WORD.pack_into(self._map, self._base, first)
+
+    def aim(self, seq: int) -> None:
+        """Parent: the next SIGUSR1 is meant for this call, and for no other that may have started meanwhile."""
+        _WORD.pack_into(self._map, self._base + 16, seq)
+
+    def aimed(self) -> int:
+        """Child, in its SIGUSR1 handler: the call that the signal is meant for; ignore it if that does not run."""
+        seq: int = _WORD.unpack_from(self._map, self._base + 16)[0]
+        return seq
