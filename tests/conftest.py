@@ -1,0 +1,53 @@
+"""Fixtures that every room may use: real servers, shared by a session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import ServerMissing, command, redis_server, valkey_server
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """The URL of a real Redis, shared by the session: use names of your own, or `clean_redis_url`.
+
+    CELERIAC_TEST_REDIS_URL names a server that runs already, instead of starting one.
+    """
+    if given := os.environ.get("CELERIAC_TEST_REDIS_URL"):
+        yield given
+        return
+    try:
+        with redis_server() as server:
+            yield server.url
+    except ServerMissing as missing:
+        pytest.fail(str(missing))
+
+
+@pytest.fixture(scope="session")
+def valkey_url() -> Iterator[str]:
+    """The URL of a real Valkey, shared by the session. CELERIAC_TEST_VALKEY_URL names one that runs already."""
+    if given := os.environ.get("CELERIAC_TEST_VALKEY_URL"):
+        yield given
+        return
+    try:
+        with valkey_server() as server:
+            yield server.url
+    except ServerMissing as missing:
+        pytest.fail(str(missing))
+
+
+@pytest.fixture
+def clean_redis_url(redis_url: str) -> str:
+    """`redis_url`, with its database emptied before the test (all databases when the tests started the server)."""
+    command(redis_url, "FLUSHDB" if os.environ.get("CELERIAC_TEST_REDIS_URL") else "FLUSHALL")
+    return redis_url
+
+
+@pytest.fixture
+def clean_valkey_url(valkey_url: str) -> str:
+    """`valkey_url`, emptied before the test as `clean_redis_url` is."""
+    command(valkey_url, "FLUSHDB" if os.environ.get("CELERIAC_TEST_VALKEY_URL") else "FLUSHALL")
+    return valkey_url
