@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from enum import StrEnum
 from typing import Protocol
@@ -66,6 +66,11 @@ class Consumer(Protocol):
         """Give back the in-flight messages of dead workers (lease ended), kombu's `unacked` of dead peers too.
         Returns how many. Safe to call from every worker: one does it at a time. Raises the worker-loss counter
         (`wire.frame.with_losses`) of messages that were marked as running, and only of those."""
+        ...
+
+    async def adopt(self, known: Collection[Receipt]) -> int:
+        """Return to the heads of their queues what is in flight under this epoch but not in `known`: claims whose
+        answer was lost with the connection. Called after a reconnect, before the first `cycle`. Returns how many."""
         ...
 
     async def change(self, queues: Sequence[str]) -> None:
@@ -229,6 +234,3 @@ class Clock(Protocol):
     def monotonic(self) -> float:
         """Seconds that never jump."""
         ...
-
-
-Spawner = Callable[[], None]
