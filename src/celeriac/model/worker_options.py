@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from celeriac.errors import ImproperlyConfigured
 
@@ -21,7 +21,8 @@ class WorkerOptions:
     hostname: str = ""
     """The whole node name, `name@host`, its formats expanded (see `node_name`). Empty: `celery@<this host>`."""
     concurrency: int | None = None
-    """How many tasks may run at once. None: `worker_concurrency`, else the processors that this process may use."""
+    """How many tasks may run at once. 0: as many as processors that this process may use. None: `worker_concurrency`,
+    else as 0."""
     pool: str | None = None
     """One of POOLS. None: `worker_pool`."""
     queues: tuple[str, ...] = ()
@@ -62,9 +63,9 @@ class WorkerOptions:
     """Seconds between two heartbeat events."""
     lease: float | None = None
     """Seconds for which a claim stays ours without a sign of life. None: `worker_lease_seconds`."""
-    pidfile: str | None = None
-    settings: Mapping[str, str] = field(default_factory=dict)
-    """`key=value` words of the command line: they win over the app's settings."""
+    settings: tuple[str, ...] = ()
+    """`key=value` words of the command line, for `config_from_cmdline(words, namespace="worker")`: they win over the
+    app's settings, in the parent and in the children."""
     app_spec: str = ""
     """The text of `-A`, by which children find the same app again. Empty: the app was handed over as an object."""
     workdir: str = ""
