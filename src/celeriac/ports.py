@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -146,6 +146,7 @@ class Broker(Protocol):
     async def close(self) -> None: ...
 
 
+@runtime_checkable
 class Bus(Protocol):
     """Fanout: remote control and events, as kombu lays them out. May be missing (`Broker.capabilities.fanout`)."""
 

@@ -1,0 +1,59 @@
+"""Completions that wait to be committed. They outlive a connection: what was not answered is offered again."""
+
+from __future__ import annotations
+
+import msgspec
+
+from celeriac.model.message import Completion, Receipt
+from celeriac.model.outcome import TaskTraits
+from celeriac.wire.task import Head
+
+
+class Held(msgspec.Struct, gc=False):
+    """What the worker knows of one message that it has claimed."""
+
+    receipt: Receipt | None
+    """None once it was acknowledged early."""
+    head: Head
+    traits: TaskTraits | None
+    capped: str = ""
+    """Why it is to be dead-lettered, when a loss cap was passed."""
+    acking: bool = False
+    """Its early acknowledgement is on the way; it runs when that is committed."""
+    finishing: bool = False
+    """Its completion is in the outbox."""
+
+
+class Outbox:
+    """A list of completions and of whom they belong to."""
+
+    __slots__ = ("completions", "held", "uncertain")
+
+    def __init__(self) -> None:
+        self.completions: list[Completion] = []
+        self.held: list[Held | None] = []
+        self.uncertain = 0
+        """The first so many may have been carried out already: their answer was lost with a connection."""
+
+    def __len__(self) -> int:
+        return len(self.completions)
+
+    def add(self, completion: Completion, held: Held | None) -> None:
+        self.completions.append(completion)
+        self.held.append(held)
+
+    def take(self, limit: int) -> tuple[list[Completion], list[Held | None], int]:
+        """At most `limit` completions, their owners, and how many of them are uncertain."""
+        completions, held, uncertain = self.completions, self.held, self.uncertain
+        if len(completions) <= limit:
+            self.completions, self.held, self.uncertain = [], [], 0
+            return completions, held, uncertain
+        self.completions, self.held = completions[limit:], held[limit:]
+        self.uncertain = max(0, uncertain - limit)
+        return completions[:limit], held[:limit], min(uncertain, limit)
+
+    def put_back(self, completions: list[Completion], held: list[Held | None]) -> None:
+        """Offer again what had no answer."""
+        self.completions[:0] = completions
+        self.held[:0] = held
+        self.uncertain += len(completions)

@@ -1,0 +1,245 @@
+"""One connection's life: claim and settle in cycles, renew the lease, recover what the dead left. Ends with the first
+broken connection; the worker then begins a new one under the same epoch, and nothing that was done is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from celeriac.errors import OperationalError
+from celeriac.model.message import Completion, Demand, Verdict
+from celeriac.ports import Broker, Consumer, ResultBackend
+from celeriac.worker.dispatch import Dispatch
+from celeriac.worker.outbox import Held
+
+log = logging.getLogger("celeriac.worker")
+
+BATCH = 500
+"""Completions in one cycle."""
+MARGIN = 0.1
+"""Part of a lease before its end in which nothing new is started."""
+
+
+class Session:
+    """Runs until the connection breaks (OperationalError) or the task is cancelled."""
+
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        broker: Broker,
+        backend: ResultBackend | None,
+        *,
+        together: bool,
+        epoch: str,
+        lease: float,
+        queues: Sequence[str],
+        kick: asyncio.Event,
+        ready: Callable[[], None],
+    ) -> None:
+        self.dispatch = dispatch
+        self.broker = broker
+        self.backend = backend
+        self.together = together
+        self.epoch = epoch
+        self.lease = lease
+        self.queues = queues
+        self.kick = kick
+        self.accepting = True
+        self._ready = ready
+        self._beat = asyncio.Event()
+        self._cancel_version = -1
+        self._next_due: float | None = None
+        self._offset = 0.0
+        self._waiter: asyncio.Task[None] | None = None
+        self._waited = False
+        self.consumer: Consumer | None = None
+
+    async def run(self) -> None:
+        """Subscribe, take up what is ours, then work."""
+        async with self.broker.subscribe(self.queues, epoch=self.epoch, lease=self.lease) as consumer:
+            await self._renew(consumer)
+            await consumer.adopt(self.dispatch.receipts())
+            await self._read_cancelled()
+            self.consumer = consumer
+            self._ready()
+            tasks = [
+                asyncio.create_task(self._cycles(consumer)),
+                asyncio.create_task(self._beats(consumer)),
+                asyncio.create_task(self._recoveries(consumer)),
+            ]
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            finally:
+                self.consumer = None
+                for task in [*tasks, *([self._waiter] if self._waiter else [])]:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- claim and settle
+
+    async def _cycles(self, consumer: Consumer) -> None:
+        outbox, dispatch, kick = self.dispatch.outbox, self.dispatch, self.kick
+        drained = False
+        while True:
+            want = dispatch.want() if self.accepting else 0
+            if not outbox and (not want or drained):
+                await self._sleep(consumer, bool(want))
+                drained = False
+                continue
+            kick.clear()
+            parked = dispatch.buckets.demand() if want else {}
+            finished, held, uncertain = outbox.take(BATCH)
+            settle: Sequence[Completion] = finished
+            try:
+                if not self.together and finished:
+                    settle = await self._elsewhere(finished)
+                turn = await consumer.cycle(settle, Demand(want, parked=parked))
+            except BaseException:
+                outbox.put_back(finished, held)
+                raise
+            if finished:
+                self._verdicts(held, turn.verdicts, uncertain)
+            if turn.now:
+                self._offset = turn.now - time.time()
+            if turn.cancelled != self._cancel_version:
+                await self._read_cancelled()
+            if turn.deliveries:
+                dispatch.admit(turn.deliveries, turn.now)
+                dispatch.feed()
+            if parked:
+                dispatch.buckets.claimed(parked)
+            self._next_due = turn.next_due
+            drained = len(turn.deliveries) < want and not turn.more
+
+    def _verdicts(self, held: list[Held | None], verdicts: Sequence[Verdict], uncertain: int) -> None:
+        dispatch = self.dispatch
+        known = dispatch.known
+        for index, verdict in enumerate(verdicts):
+            owner = held[index]
+            if verdict.ok:
+                if owner is not None and not owner.acking:
+                    known.pop(id(owner), None)
+                else:
+                    dispatch.committed(owner)
+            elif verdict.lost:
+                dispatch.refused(owner, index >= uncertain)
+            else:
+                dispatch.failed(owner, verdict.error)
+
+    async def _elsewhere(self, finished: list[Completion]) -> list[Completion]:
+        """Broker and result backend are two servers: publish, store, then settle. The lease must surely hold when the
+        store takes the document, so the store gets a deadline by its own clock."""
+        if time.monotonic() > self.dispatch.safe_until and self.consumer is not None:
+            await self._renew(self.consumer)
+        envelopes = [e for c in finished for e in c.publish]
+        if envelopes:
+            await self.broker.publish(envelopes)
+        stores = [c.store for c in finished if c.store is not None]
+        if stores and self.backend is not None:
+            remaining = self.dispatch.safe_until - time.monotonic()
+            deadline = await self.backend.clock() + remaining if remaining < self.lease / 2 else None
+            verdicts = await self.backend.store(stores, deadline)
+            for store, verdict in zip(stores, verdicts, strict=True):
+                if not verdict.ok and not verdict.lost:
+                    log.error("the result of %s could not be stored: %s", store.id, verdict.error)
+        return [
+            msgspec.structs.replace(c, store=None, publish=()) if c.store is not None or c.publish else c
+            for c in finished
+        ]
+
+    async def _sleep(self, consumer: Consumer, wanting: bool) -> None:
+        """Until something is finished, room becomes free, a message may be there, or one is due."""
+        kick = self.kick
+        if kick.is_set():
+            kick.clear()
+            return
+        timeout: float | None = None
+        if wanting:
+            if self._waiter is None or self._waiter.done():
+                if self._waiter is not None:
+                    self._waiter.result()
+                self._waiter = asyncio.create_task(consumer.wait())
+                self._waiter.add_done_callback(lambda _: kick.set())
+            due = self._next_due
+            if due is not None:
+                timeout = max(0.0, due - (time.time() + self._offset))
+            token = self.dispatch.buckets.next_token()
+            if token is not None:
+                timeout = token if timeout is None else min(timeout, token)
+        elif self.accepting and self.dispatch.pool.hunger():
+            timeout = 0.05  # the lease is not sure: the beat will kick
+        if timeout is None:
+            await kick.wait()
+        else:
+            with contextlib.suppress(asyncio.TimeoutError):
+                async with asyncio.timeout(min(timeout, 3600.0)):
+                    await kick.wait()
+        kick.clear()
+        if self._waiter is not None and self._waiter.done():
+            waiter, self._waiter = self._waiter, None
+            waiter.result()
+
+    # --- lease
+
+    async def _renew(self, consumer: Consumer) -> None:
+        began = time.monotonic()
+        held = await consumer.renew(self.dispatch.running())
+        if not held and self.dispatch.safe_until:
+            log.warning(
+                "the lease of this worker had ended (it was stopped or cut off for more than %g s); unstarted messages "
+                "are given back, results of messages that another worker has taken will be refused", self.lease,
+            )
+            self.dispatch.give_back(self.dispatch.pool.drain())
+        self.dispatch.safe_until = began + self.lease * (1 - MARGIN)
+        self.dispatch.feed()
+        self.kick.set()
+
+    async def _beats(self, consumer: Consumer) -> None:
+        interval = self.lease / 3
+        while True:
+            await asyncio.sleep(min(interval, max(0.05, self.dispatch.safe_until - time.monotonic())))
+            await self._renew(consumer)
+            await self._read_cancelled()
+
+    async def _read_cancelled(self) -> None:
+        version, ids = await self.broker.cancelled()
+        self._cancel_version = version
+        if ids != self.dispatch.cancelled:
+            self.dispatch.revoke(ids)
+
+    async def _recoveries(self, consumer: Consumer) -> None:
+        interval = max(0.5, min(2.0, self.lease / 3))
+        while True:
+            count = await consumer.recover()
+            if count:
+                log.warning("%d message(s) of lost workers were given back to their queues", count)
+                self.kick.set()
+            await asyncio.sleep(interval)
+
+
+async def lasting(session_of: Callable[[], Session], stopping: asyncio.Event, where: str) -> None:
+    """Sessions one after the other, with growing pauses, until `stopping` is set and the current one was cancelled."""
+    pause = 0.0
+    lost = False
+    while not stopping.is_set():
+        session = session_of()
+        began = time.monotonic()
+        try:
+            await session.run()
+        except OperationalError as error:
+            if time.monotonic() - began > 5:
+                pause = 0.0
+            if not lost or pause >= 2.0:
+                log.warning("the connection to %s was lost: %s; connecting again", where, error)
+            lost = True
+            pause = min(2.0, pause * 2 or 0.05)
+            with contextlib.suppress(asyncio.TimeoutError):
+                async with asyncio.timeout(pause):
+                    await stopping.wait()
