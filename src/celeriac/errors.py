@@ -272,16 +272,31 @@ FOREIGN_MODULES: dict[type[BaseException], str] = {
     **{
         cls: "celery.exceptions"
         for cls in (
-            CeleryError, ImproperlyConfigured, SecurityError, TaskPredicate, Ignore, Reject, Retry, TaskError,
-            QueueNotFound, IncompleteStream, NotRegistered, AlreadyRegistered, TimeoutError, MaxRetriesExceededError,
-            TaskRevokedError, InvalidTaskError, ChordError, BackendError, BackendGetMetaError, BackendStoreError,
-            WorkerTerminate, WorkerShutdown,
+            CeleryError,
+            ImproperlyConfigured,
+            SecurityError,
+            TaskPredicate,
+            Ignore,
+            Reject,
+            Retry,
+            TaskError,
+            QueueNotFound,
+            IncompleteStream,
+            NotRegistered,
+            AlreadyRegistered,
+            TimeoutError,
+            MaxRetriesExceededError,
+            TaskRevokedError,
+            InvalidTaskError,
+            ChordError,
+            BackendError,
+            BackendGetMetaError,
+            BackendStoreError,
+            WorkerTerminate,
+            WorkerShutdown,
         )
     },
-    **{
-        cls: "billiard.exceptions"
-        for cls in (SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError, Terminated)
-    },
+    **{cls: "billiard.exceptions" for cls in (SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError, Terminated)},
     **{
         cls: "kombu.exceptions"
         for cls in (KombuError, OperationalError, SerializationError, EncodeError, DecodeError, ContentDisallowed)

@@ -99,9 +99,7 @@ class Broker(Protocol):
         """Hand over envelopes. On return the broker has all of them safe. Raises OperationalError otherwise."""
         ...
 
-    def subscribe(
-        self, queues: Sequence[str], *, epoch: str, lease: float
-    ) -> AbstractAsyncContextManager[Consumer]:
+    def subscribe(self, queues: Sequence[str], *, epoch: str, lease: float) -> AbstractAsyncContextManager[Consumer]:
         """A Consumer. `epoch` (node name + boot id) names the lease, `lease` is its length in seconds. Leaving the
         context closes the connections."""
         ...
@@ -206,9 +204,7 @@ class Reader(Protocol):
 
     def fetch(self, ids: Sequence[str]) -> Mapping[str, bytes]: ...
 
-    def watch(
-        self, ids: Sequence[str], timeout: float | None
-    ) -> AbstractContextManager[Iterator[tuple[str, bytes]]]:
+    def watch(self, ids: Sequence[str], timeout: float | None) -> AbstractContextManager[Iterator[tuple[str, bytes]]]:
         """As ResultBackend.watch. The iterator ends when `timeout` seconds have passed since entering."""
         ...
 

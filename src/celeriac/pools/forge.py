@@ -44,7 +44,14 @@ class Forge:
     """Starts the template and asks it for children."""
 
     def __init__(
-        self, smith: Smith, kind: str, loader: str, spec: dict[str, Any], *, blocks: int, seats: int,
+        self,
+        smith: Smith,
+        kind: str,
+        loader: str,
+        spec: dict[str, Any],
+        *,
+        blocks: int,
+        seats: int,
         child: Callable[..., Any],
     ) -> None:
         self._smith = smith
@@ -78,8 +85,13 @@ class Forge:
         loop.add_reader(ours.fileno(), self._read)
         self._send(
             {
-                "loader": self._loader, "spec": self._spec, "kind": self._kind, "seats": self._seats,
-                "blocks": self._blocks, "memory_fd": self._file, "loglevel": logging.getLogger().level,
+                "loader": self._loader,
+                "spec": self._spec,
+                "kind": self._kind,
+                "seats": self._seats,
+                "blocks": self._blocks,
+                "memory_fd": self._file,
+                "loglevel": logging.getLogger().level,
             }
         )
         return await self._catalogue
@@ -173,7 +185,9 @@ class Forge:
         if self._catalogue is not None and not self._catalogue.done():
             status = process.wait() if process is not None else 0
             self._catalogue.set_exception(
-                errors.ImproperlyConfigured(f"the template process ended with status {status} while it imported the app")
+                errors.ImproperlyConfigured(
+                    f"the template process ended with status {status} while it imported the app"
+                )
             )
         elif process is not None:
             process.kill()

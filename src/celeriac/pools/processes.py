@@ -16,15 +16,16 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from celeriac import errors
 from celeriac.model.outcome import Catalogue, Report
 from celeriac.pools.forge import Forge
-from celeriac.pools.frames import SEQ, Answer, Ask, Down, Splitter, Up, frame, run_frame
-from celeriac.pools.slots import Slots
+from celeriac.pools.frames import SEQ, Answer, Ask, Down, Up, frame, run_frame
+from celeriac.pools.handle import Call, Child, Listener, send
+from celeriac.pools.watch import STUCK_SECONDS, Watchman, seconds_text
 
 log = logging.getLogger("celeriac.pool")
 
@@ -33,109 +34,9 @@ AHEAD_SECONDS = 0.005
 AHEAD_CALLS = 128
 FLOOR_SECONDS = 15e-6
 """What the cheapest call costs a child, all bookkeeping included."""
-STUCK_SECONDS = 0.02
-"""A child that made no progress for so long gets its unstarted calls taken back."""
-TICK_SECONDS = 0.02
-CANCEL_SECONDS = 1.0
-"""How long a cancelled call of a many-seat child may take to end before the child is given up."""
-NEIGHBOUR_SECONDS = 10.0
-"""Grace of the other calls in a child that is given up."""
-START_SECONDS = 60.0
 
 _DONE_BODY: Callable[[bytes], tuple[int, int, float]] = struct.Struct("<QBf").unpack_from
 """seq, flags, runtime: the head of a DONE payload."""
-
-
-class Call(msgspec.Struct, gc=False):
-    """One message on its way through the pool."""
-
-    blob: bytes
-    task: str
-    owner: Any
-    """What the worker knows of it; carried along."""
-    soft: float | None = None
-    hard: float | None = None
-    alone: bool = False
-    """Ran in a child that was lost: run it in a child where nothing else runs."""
-    end: tuple[str, str] | None = None
-    """`(why, detail)`: don't run it, end it."""
-    replay: bytes | None = None
-    """The stored document of an earlier SUCCESS: only say what follows from it."""
-    seq: int = 0
-    cost: float = 0.0
-    soft_sent: bool = False
-    hard_at: float = 0.0
-    """Monotonic time at which the hard cancel was sent."""
-    doomed: str = ""
-    """Why its child is being killed on purpose: timeout or terminated."""
-
-
-class Listener(Protocol):
-    """Who hears what becomes of calls. Called on the loop, must not block."""
-
-    def on_done(self, call: Call, document: bytes | None, runtime: float) -> None: ...
-
-    def on_report(self, call: Call, report: Report) -> None: ...
-
-    def on_lost(self, call: Call, reason: str) -> None:
-        """The child died while it ran this call."""
-
-    def on_surplus(self, calls: list[Call]) -> None:
-        """Calls that wait while every child is stuck: give them back to the broker."""
-
-    def on_started(self, call: Call) -> None: ...
-
-    def on_store(self, payload: bytes) -> None:
-        """A STARTED document (msgpack Store)."""
-
-    def on_events(self, events: list[dict[str, Any]]) -> None: ...
-
-    def on_catalogue(self, catalogue: Catalogue) -> None: ...
-
-    def on_progress(self) -> None:
-        """A batch of reports was read, or room became free."""
-
-    def on_broken(self, text: str) -> None:
-        """No child can be started; the worker has to stop."""
-
-    async def ask(self, call_count_waiting: int, op: Ask, args: Any) -> Any: ...
-
-
-class Child:
-    """One child process, as the parent sees it."""
-
-    __slots__ = (
-        "asking", "done", "given_up", "index", "load", "out", "pid", "progress", "quarantine", "ready", "recalling",
-        "retiring", "seats", "sent", "side", "side_out", "side_splitter", "slots", "splitter", "started_at", "stopping",
-        "work",
-    )
-
-    def __init__(self, index: int, seats: int, slots: Slots, work: Any, side: Any, quarantine: bool) -> None:
-        self.index = index
-        self.seats = seats
-        self.slots = slots
-        self.work = work
-        self.side = side
-        self.quarantine = quarantine
-        self.pid = 0
-        self.ready = False
-        self.retiring = False
-        self.stopping = False
-        self.given_up = 0.0
-        self.started_at = time.monotonic()
-        self.progress = self.started_at
-        self.sent: dict[int, Call] = {}
-        self.load = 0.0
-        self.done = 0
-        self.asking = 0
-        self.recalling = False
-        self.out = bytearray()
-        self.side_out = bytearray()
-        self.splitter = Splitter()
-        self.side_splitter = Splitter()
-
-    def room(self) -> bool:
-        return self.ready and not self.retiring and not self.stopping
 
 
 class Pool:
@@ -170,8 +71,7 @@ class Pool:
         self._seq = 0
         self._target = processes
         self._closing = False
-        self._tick: asyncio.TimerHandle | None = None
-        self._memory_checked = 0.0
+        self._watchman = Watchman(self)
         self._failures = 0
         self._forge = Forge(self, kind, loader, spec, blocks=processes * 2 + 10, seats=seats, child=Child)
         self._reports = msgspec.msgpack.Decoder(Report)
@@ -198,7 +98,7 @@ class Pool:
         for child in list(self.children.values()):
             child.stopping = True
             if not child.sent:
-                self._write(child, frame(Down.STOP, b""))
+                self.write(child, frame(Down.STOP, b""))
         with contextlib.suppress(asyncio.TimeoutError):
             async with asyncio.timeout(3.0 if grace is None or grace > 0 else 0.05):
                 while any(not c.sent for c in self.children.values()):
@@ -206,13 +106,12 @@ class Pool:
         await self._forge.stop()
         for child in list(self.children.values()):
             self._discard(child)
-        if self._tick is not None:
-            self._tick.cancel()
+        self._watchman.stop()
 
     def resize(self, processes: int) -> None:
         """Grow or shrink to this number of children. Busy children finish first."""
         self._target = max(1, processes)
-        self._balance()
+        self.balance()
 
     # --- intake
 
@@ -295,8 +194,8 @@ class Pool:
             if out:
                 if len(sent) == count:
                     child.progress = now
-                self._write(child, b"".join(out))
-        self._arm()
+                self.write(child, b"".join(out))
+        self._watchman.arm()
 
     def _assign(self, child: Child, call: Call, cost: float) -> bytes:
         self._seq = seq = self._seq + 1
@@ -315,11 +214,11 @@ class Pool:
         cells = [c for c in self.children.values() if c.quarantine and not c.retiring]
         for cell in cells:
             if cell.ready and not cell.sent and self.quarantine:
-                self._write(cell, self._assign(cell, self.quarantine.popleft(), 1.0))
+                self.write(cell, self._assign(cell, self.quarantine.popleft(), 1.0))
         missing = min(4, len(self.quarantine)) - sum(not c.ready for c in cells)
         for _ in range(min(missing, 4 - len(cells))):
             self._spawn(quarantine=True)
-        self._arm()
+        self._watchman.arm()
 
     # --- orders
 
@@ -335,9 +234,9 @@ class Pool:
                 call.doomed = why
                 if child.seats == 1:
                     if seq in running:
-                        self._signal(child, signal.SIGKILL if signum == signal.SIGTERM else signum)
+                        child.signal(signal.SIGKILL if signum == signal.SIGTERM else signum)
                 else:
-                    self._write(child, frame(Down.CANCEL, msgspec.msgpack.encode((seq, "terminate"))))
+                    self.write(child, frame(Down.CANCEL, msgspec.msgpack.encode((seq, "terminate"))))
         return count
 
     # --- children
@@ -352,23 +251,18 @@ class Pool:
         self._loop.add_reader(child.work.fileno(), self._read_work, child)
         self._loop.add_reader(child.side.fileno(), self._read_side, child)
 
-    def _balance(self) -> None:
+    def balance(self) -> None:
         live = [c for c in self.children.values() if not c.retiring and not c.quarantine]
         for _ in range(self._target - len(live)):
             self._spawn()
         for child in sorted(live, key=_load)[: max(0, len(live) - self._target)]:
-            self._retire(child)
+            self.retire(child)
 
-    def _retire(self, child: Child) -> None:
+    def retire(self, child: Child) -> None:
         child.retiring = True
         if not child.sent and not child.stopping:
             child.stopping = True
-            self._write(child, frame(Down.STOP, b""))
-
-    def _signal(self, child: Child, signum: int) -> None:
-        if child.pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child.pid, signum)
+            self.write(child, frame(Down.STOP, b""))
 
     def _discard(self, child: Child) -> None:
         if self.children.pop(child.index, None) is None:
@@ -394,7 +288,7 @@ class Pool:
         if self._failures > 20:
             self.listener.on_broken(f"no pool child can be started: {text}")
         elif not self._closing:
-            self._loop.call_later(min(5.0, 0.05 * 2**self._failures), self._balance)
+            self._loop.call_later(min(5.0, 0.05 * 2**self._failures), self.balance)
 
     def on_exited(self, index: int, pid: int, status: int) -> None:
         """The template reaped a child. Everything it had written is read first."""
@@ -425,7 +319,7 @@ class Pool:
         except errors.CeleryError as error:
             self.listener.on_broken(str(error))
             return
-        self._balance()
+        self.balance()
         self.listener.on_progress()
 
     def _bury(self, child: Child, reason: str) -> None:
@@ -437,7 +331,7 @@ class Pool:
         back: list[Call] = []
         for call in calls:
             if call.doomed:
-                call.end = (call.doomed, _limit(call.hard) if call.doomed == "timeout" else "")
+                call.end = (call.doomed, seconds_text(call.hard) if call.doomed == "timeout" else "")
                 call.doomed = ""
                 back.append(call)
             elif call.seq in running and not child.given_up:
@@ -453,7 +347,7 @@ class Pool:
                 # died before it was ready: pause, or a broken app would fork without end
                 self.on_failed(-1, f"the child ended while it started ({reason})")
             elif not child.quarantine:
-                self._balance()
+                self.balance()
         self.listener.on_progress()
 
     # --- reading
@@ -494,16 +388,16 @@ class Pool:
         if not sent:
             child.load = 0.0
         if child.retiring and not sent:
-            self._retire(child)
+            self.retire(child)
         elif self.max_tasks is not None and child.done >= self.max_tasks and not child.retiring:
-            self._retire(child)
-            self._balance()
+            self.retire(child)
+            self.balance()
         listener.on_progress()
         return True
 
     def _signal_if_there(self, child: Child, pid: int) -> None:
         if self.children.get(child.index) is child and child.pid == pid:
-            self._signal(child, signal.SIGKILL)
+            child.kill()
 
     def _on_report(self, child: Child, payload: bytes) -> None:
         report = self._reports.decode(payload)
@@ -563,7 +457,7 @@ class Pool:
         finally:
             child.asking -= waits
         if self.children.get(child.index) is child:
-            _send(self._loop, child.side, child.side_out, answer)
+            send(self._loop, child.side, child.side_out, answer)
 
     def _seats_waiting(self) -> int:
         """Seats of this worker that are free for other work while tasks wait for results."""
@@ -571,133 +465,19 @@ class Pool:
 
     # --- writing
 
-    def _write(self, child: Child, data: bytes) -> None:
-        _send(self._loop, child.work, child.out, data)
-
-    # --- what time brings
-
-    def _arm(self) -> None:
-        if self._tick is None and not self._closing:
-            self._tick = self._loop.call_later(TICK_SECONDS, self._on_tick)
-
-    def _on_tick(self) -> None:
-        self._tick = None
-        now = time.monotonic()
-        stuck = True
-        for child in list(self.children.values()):
-            sent = child.sent
-            if not child.ready:
-                stuck = False
-                if now - child.started_at > START_SECONDS:
-                    self._signal(child, signal.SIGKILL)
-                continue
-            if len(sent) < child.seats or now - child.progress < STUCK_SECONDS * 2:
-                stuck = stuck and child.quarantine
-            elif len(sent) > child.seats and not child.recalling and now - child.progress > STUCK_SECONDS:
-                self._recall(child)
-            if sent:
-                self._check_limits(child, now)
-            if child.quarantine and not sent and not self.quarantine:
-                self._retire(child)
-        if stuck and self.ready and self.children:
-            calls = [c for c in self.ready if c.end is None]
-            if calls:
-                self.ready = deque(c for c in self.ready if c.end is not None)
-                self.listener.on_surplus(calls)
-        if self.max_memory is not None and now - self._memory_checked > 0.5:
-            self._memory_checked = now
-            self._check_memory()
-        if any(c.sent or not c.ready or c.quarantine for c in self.children.values()) or self.ready or self.quarantine:
-            self._arm()
-
-    def _recall(self, child: Child) -> None:
-        first = child.slots.last_started() + 1
-        last = max(child.sent)
-        if last < first:
-            return
-        child.recalling = True
-        child.slots.recall(first, last)
-        self._loop.call_later(0.002, self._finish_recall, child)
-
-    def _finish_recall(self, child: Child) -> None:
-        child.recalling = False
-        if self.children.get(child.index) is not child:
-            return
-        started = child.slots.last_started()
-        back = [seq for seq in child.sent if seq > started]
-        for seq in reversed(back):
-            call = child.sent.pop(seq)
-            child.load -= call.cost
-            self.ready.appendleft(call)
-        if back:
-            self.listener.on_progress()
-
-    def _check_limits(self, child: Child, now: float) -> None:
-        if child.given_up:
-            if now - child.given_up > NEIGHBOUR_SECONDS or not child.sent:
-                self._signal(child, signal.SIGKILL)
-            return
-        nanos = time.monotonic_ns()
-        for seq, since in child.slots.running():
-            call = child.sent.get(seq)
-            if call is None or (call.soft is None and call.hard is None) or call.doomed == "terminated":
-                continue
-            seconds = (nanos - since) / 1e9
-            if call.hard is not None and seconds >= call.hard:
-                self._enforce(child, call, now)
-            elif call.soft is not None and seconds >= call.soft and not call.soft_sent:
-                call.soft_sent = True
-                if child.seats == 1:
-                    child.slots.aim(seq)
-                    self._signal(child, signal.SIGUSR1)
-                else:
-                    self._write(child, frame(Down.CANCEL, msgspec.msgpack.encode((seq, "soft"))))
-
-    def _enforce(self, child: Child, call: Call, now: float) -> None:
-        if child.seats == 1:
-            if not call.doomed:
-                call.doomed = "timeout"
-                log.error("hard time limit (%ss) exceeded for %s; killing child %d", _limit(call.hard), call.task, child.pid)
-                self._signal(child, signal.SIGKILL)
-        elif not call.hard_at:
-            call.hard_at = now
-            self._write(child, frame(Down.CANCEL, msgspec.msgpack.encode((call.seq, "hard"))))
-        elif now - call.hard_at > CANCEL_SECONDS:
-            log.error(
-                "hard time limit (%ss) exceeded for %s, which can't be cancelled; child %d takes no more work and is "
-                "ended in %.0f s", _limit(call.hard), call.task, child.pid, NEIGHBOUR_SECONDS,
-            )
-            child.sent.pop(call.seq)
-            call.end = ("timeout", _limit(call.hard))
-            self.ready.appendleft(call)
-            child.given_up = now
-            child.retiring = True
-            self._balance()
-            self.listener.on_progress()
-
-    def _check_memory(self) -> None:
-        assert self.max_memory is not None
-        for child in list(self.children.values()):
-            if child.pid and not child.retiring:
-                with contextlib.suppress(OSError, ValueError), open(f"/proc/{child.pid}/statm", "rb") as file:
-                    if int(file.read().split()[1]) * (os.sysconf("SC_PAGE_SIZE") // 1024) > self.max_memory:
-                        self._retire(child)
-                        self._balance()
+    def write(self, child: Child, data: bytes) -> None:
+        send(self._loop, child.work, child.out, data)
 
     def kill(self, calls: Iterable[Call]) -> None:
         """End the children that hold these calls at once (cold shutdown)."""
         wanted = {id(c) for c in calls}
         for child in self.children.values():
             if any(id(c) in wanted for c in child.sent.values()):
-                self._signal(child, signal.SIGKILL)
+                child.kill()
 
 
 def _load(child: Child) -> float:
     return child.load + len(child.sent) * 1e-6
-
-
-def _limit(seconds: float | None) -> str:
-    return f"{seconds:g}" if seconds is not None else ""
 
 
 def _describe(status: int) -> str:
@@ -707,35 +487,3 @@ def _describe(status: int) -> str:
             return f"signal {number} ({signal.Signals(number).name})"
         return f"signal {number}"
     return f"exitcode {os.waitstatus_to_exitcode(status)}"
-
-
-
-
-
-def _send(loop: asyncio.AbstractEventLoop, sock: Any, out: bytearray, data: bytes) -> None:
-    """Write without blocking; what the pipe does not take waits in `out`."""
-    if out:
-        out += data
-        return
-    try:
-        count = sock.send(data)
-    except BlockingIOError:
-        count = 0
-    except OSError:
-        return  # the child is gone; its calls come back when the template says so
-    if count < len(data):
-        out += data[count:]
-        loop.add_writer(sock.fileno(), _flush, loop, sock, out)
-
-
-def _flush(loop: asyncio.AbstractEventLoop, sock: Any, out: bytearray) -> None:
-    try:
-        count = sock.send(memoryview(out)[:262144])
-    except BlockingIOError:
-        return
-    except OSError:
-        out.clear()
-        count = 0
-    del out[:count]
-    if not out:
-        loop.remove_writer(sock.fileno())

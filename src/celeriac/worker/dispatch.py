@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
+from celeriac.wire.task import read_head
 
 from celeriac import telemetry
 from celeriac.errors import CeleryError, InvalidTaskError
 from celeriac.model.message import ACK, RETURN, Completion, Dead, Delay, Delivery, Park, Receipt, Return, Store
 from celeriac.model.outcome import Catalogue, Report, TaskTraits
 from celeriac.pools.frames import Ask
-from celeriac.pools.processes import Call, Pool
+from celeriac.pools.handle import Call
+from celeriac.pools.processes import Pool
 from celeriac.wire import frame
-from celeriac.wire.task import read_head
-from celeriac.worker.admission import UNKNOWN_HEADER, End, Limits, Run, Wait, decide
+from celeriac.worker.admission import UNKNOWN_HEADER, End, Limits, Wait, decide
 from celeriac.worker.config import WorkerConfig
 from celeriac.worker.limits import Buckets
 from celeriac.worker.outbox import Held, Outbox
@@ -44,9 +45,14 @@ class Dispatch:
         self.buckets = Buckets(enabled=config.rate_limits)
         self.known: dict[int, Held] = {}
         self.pool: Pool = Pool(
-            self, kind=config.pool, processes=1 if config.pool in MANY_SEATS else config.concurrency,
-            seats=config.concurrency if config.pool in MANY_SEATS else 1, loader=config.loader, spec=config.spec,
-            max_tasks=config.max_tasks_per_child, max_memory=config.max_memory_per_child,
+            self,
+            kind=config.pool,
+            processes=1 if config.pool in MANY_SEATS else config.concurrency,
+            seats=config.concurrency if config.pool in MANY_SEATS else 1,
+            loader=config.loader,
+            spec=config.spec,
+            max_tasks=config.max_tasks_per_child,
+            max_memory=config.max_memory_per_child,
         )
         self.processed: dict[str, int] = {}
         self.fenced = 0
@@ -59,7 +65,10 @@ class Dispatch:
         self._broken = broken
         self._event = event
         self._limits = Limits(
-            config.soft_time_limit, config.time_limit, config.child_loss_cap, config.worker_loss_cap,
+            config.soft_time_limit,
+            config.time_limit,
+            config.child_loss_cap,
+            config.worker_loss_cap,
             config.unknown_patience,
         )
         self._tell_received = False
@@ -124,7 +133,10 @@ class Dispatch:
             if decision.headers and unknown[1] == 0:
                 log.warning(
                     "no task %r is registered here; the message %s goes round for %.0f s in all, for another worker or "
-                    "a newer one", head.task, head.id, self._limits.unknown_patience,
+                    "a newer one",
+                    head.task,
+                    head.id,
+                    self._limits.unknown_patience,
                 )
             self._settle(held, Completion(held.receipt, Delay(decision.until, changed)))
             return
@@ -185,7 +197,9 @@ class Dispatch:
             telemetry.emit("fenced", id=held.head.id, task=held.head.task)
             log.warning(
                 "the completion of %s[%s] was refused: its lease had ended and the message was given to another "
-                "worker, whose result counts", held.head.task, held.head.id,
+                "worker, whose result counts",
+                held.head.task,
+                held.head.id,
             )
 
     def failed(self, held: Held | None, error: str) -> None:
@@ -194,8 +208,12 @@ class Dispatch:
         if held is not None:
             self.known.pop(id(held), None)
             self._acking.pop(id(held), None)
-            log.error("the completion of %s[%s] failed; the message is in the dead letters: %s",
-                      held.head.task, held.head.id, error)
+            log.error(
+                "the completion of %s[%s] failed; the message is in the dead letters: %s",
+                held.head.task,
+                held.head.id,
+                error,
+            )
 
     # --- the pool's listener
 
@@ -205,7 +223,9 @@ class Dispatch:
         held.finishing = True
         store = None
         if document is not None:
-            store = Store(head.id, document, "SUCCESS", self.config.result_expires, head.redelivered or head.retries > 0)
+            store = Store(
+                head.id, document, "SUCCESS", self.config.result_expires, head.redelivered or head.retries > 0
+            )
         self.outbox.add(Completion(held.receipt, ACK, store), held)
         self.processed[head.task] = self.processed.get(head.task, 0) + 1
 
@@ -237,15 +257,25 @@ class Dispatch:
         held: Held = call.owner
         head, traits = held.head, held.traits
         child_losses, worker_losses = head.losses or (0, 0)
-        log.error("the pool child was lost (%s) while it ran %s[%s], loss %d of %d", reason, head.task, head.id,
-                  child_losses + 1, self._limits.child_losses)
+        log.error(
+            "the pool child was lost (%s) while it ran %s[%s], loss %d of %d",
+            reason,
+            head.task,
+            head.id,
+            child_losses + 1,
+            self._limits.child_losses,
+        )
         if held.receipt is None or (traits is not None and not traits.reject_on_worker_lost):
             self.pool.submit(Call(call.blob, call.task, held, end=("lost", f"Worker exited prematurely: {reason}.")))
         elif child_losses + 1 >= self._limits.child_losses:
             held.capped = f"the child was lost {child_losses + 1} times while it ran this task, at last by {reason}"
             self.pool.submit(
-                Call(frame.with_losses(call.blob, child_losses + 1, worker_losses), call.task, held,
-                     end=("lost", f"Worker exited prematurely: {reason}."))
+                Call(
+                    frame.with_losses(call.blob, child_losses + 1, worker_losses),
+                    call.task,
+                    held,
+                    end=("lost", f"Worker exited prematurely: {reason}."),
+                )
             )
         else:
             blob = frame.with_losses(call.blob, child_losses + 1, worker_losses)
@@ -349,4 +379,3 @@ def _unknown(blob: bytes) -> tuple[float, int]:
         return float(value[0]), int(value[1])
     except (msgspec.DecodeError, TypeError, ValueError, IndexError, KeyError, RecursionError):
         return 0.0, 0
-

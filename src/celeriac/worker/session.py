@@ -194,7 +194,8 @@ class Session:
         if not held and self.dispatch.safe_until:
             log.warning(
                 "the lease of this worker had ended (it was stopped or cut off for more than %g s); unstarted messages "
-                "are given back, results of messages that another worker has taken will be refused", self.lease,
+                "are given back, results of messages that another worker has taken will be refused",
+                self.lease,
             )
             self.dispatch.give_back(self.dispatch.pool.drain())
         self.dispatch.safe_until = began + self.lease * (1 - MARGIN)

@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
+from celeriac.worker.control import Control
+from celeriac.worker.events import Events
 
 from celeriac import telemetry
 from celeriac.errors import ImproperlyConfigured, OperationalError
@@ -20,9 +22,7 @@ from celeriac.model.message import RETURN, Completion, Envelope, Store
 from celeriac.pools.frames import Ask
 from celeriac.ports import Broker, Bus, ResultBackend
 from celeriac.worker.config import WorkerConfig
-from celeriac.worker.control import Control
 from celeriac.worker.dispatch import Dispatch
-from celeriac.worker.events import Events
 from celeriac.worker.session import Session, lasting
 
 log = logging.getLogger("celeriac.worker")
@@ -50,10 +50,15 @@ class Worker:
         self._cold = asyncio.Event()
         self.broker: Broker = self.config.make_broker()
         self.backend: ResultBackend | None = self.config.make_backend()
-        self._bus: Bus | None = self.broker if isinstance(self.broker, Bus) and self.broker.capabilities.fanout else None
+        self._bus: Bus | None = (
+            self.broker if isinstance(self.broker, Bus) and self.broker.capabilities.fanout else None
+        )
         self.events = Events(self.config, self._bus, self._facts)
         self.dispatch = Dispatch(
-            self.config, kick=self.kick.set, ask=self._answer, broken=self._broken,
+            self.config,
+            kick=self.kick.set,
+            ask=self._answer,
+            broken=self._broken,
             event=self.events.task if self.config.events else None,
         )
         self._ready = ready
@@ -111,8 +116,15 @@ class Worker:
 
     def _new_session(self) -> Session:
         self._session = Session(
-            self.dispatch, self.broker, self.backend, together=self._together, epoch=self.epoch,
-            lease=self.config.lease, queues=self.config.queues, kick=self.kick, ready=self._on_ready,
+            self.dispatch,
+            self.broker,
+            self.backend,
+            together=self._together,
+            epoch=self.epoch,
+            lease=self.config.lease,
+            queues=self.config.queues,
+            kick=self.kick,
+            ready=self._on_ready,
         )
         return self._session
 
@@ -136,7 +148,9 @@ class Worker:
         if not self._stopping.is_set():
             log.warning("worker: %s shutdown%s", how, f" ({signal.Signals(signum).name})" if signum else "")
             self.how = how
-            self.tell(telemetry.worker_shutting_down, self.config.hostname, sig=signum, how=how, exitcode=self.exit_code)
+            self.tell(
+                telemetry.worker_shutting_down, self.config.hostname, sig=signum, how=how, exitcode=self.exit_code
+            )
             self._stopping.set()
         if how == "Cold":
             self._cold.set()
@@ -164,8 +178,10 @@ class Worker:
         """Until nothing runs and everything is committed. `seconds` counts from when the broker can be reached."""
         with contextlib.suppress(asyncio.TimeoutError):
             async with asyncio.timeout(seconds):
-                while self.dispatch.pool.held() or self.dispatch.outbox or any(
-                    h.finishing for h in self.dispatch.known.values()
+                while (
+                    self.dispatch.pool.held()
+                    or self.dispatch.outbox
+                    or any(h.finishing for h in self.dispatch.known.values())
                 ):
                     if or_cold and self._cold.is_set():
                         return

@@ -1,0 +1,169 @@
+"""What the parent knows of one call and of one child, and how it writes to a child without blocking."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from typing import Any, Protocol
+
+import msgspec
+
+from celeriac.model.outcome import Catalogue, Report
+from celeriac.pools.frames import Ask, Splitter
+from celeriac.pools.slots import Slots
+
+
+class Call(msgspec.Struct, gc=False):
+    """One message on its way through the pool."""
+
+    blob: bytes
+    task: str
+    owner: Any
+    """What the worker knows of it; carried along."""
+    soft: float | None = None
+    hard: float | None = None
+    alone: bool = False
+    """Ran in a child that was lost: run it in a child where nothing else runs."""
+    end: tuple[str, str] | None = None
+    """`(why, detail)`: don't run it, end it."""
+    replay: bytes | None = None
+    """The stored document of an earlier SUCCESS: only say what follows from it."""
+    seq: int = 0
+    cost: float = 0.0
+    soft_sent: bool = False
+    hard_at: float = 0.0
+    """Monotonic time at which the hard cancel was sent."""
+    doomed: str = ""
+    """Why its child is being killed on purpose: timeout or terminated."""
+
+
+class Listener(Protocol):
+    """Who hears what becomes of calls. Called on the loop, must not block."""
+
+    def on_done(self, call: Call, document: bytes | None, runtime: float) -> None: ...
+
+    def on_report(self, call: Call, report: Report) -> None: ...
+
+    def on_lost(self, call: Call, reason: str) -> None:
+        """The child died while it ran this call."""
+
+    def on_surplus(self, calls: list[Call]) -> None:
+        """Calls that wait while every child is stuck: give them back to the broker."""
+
+    def on_started(self, call: Call) -> None: ...
+
+    def on_store(self, payload: bytes) -> None:
+        """A STARTED document (msgpack Store)."""
+
+    def on_events(self, events: list[dict[str, Any]]) -> None: ...
+
+    def on_catalogue(self, catalogue: Catalogue) -> None: ...
+
+    def on_progress(self) -> None:
+        """A batch of reports was read, or room became free."""
+
+    def on_broken(self, text: str) -> None:
+        """No child can be started; the worker has to stop."""
+
+    async def ask(self, seats_free: int, op: Ask, args: Any) -> Any:
+        """A running task asks for something. `seats_free`: seats of this worker that don't wait for a result."""
+
+
+class Child:
+    """One child process, as the parent sees it."""
+
+    __slots__ = (
+        "asking",
+        "done",
+        "given_up",
+        "index",
+        "load",
+        "out",
+        "pid",
+        "progress",
+        "quarantine",
+        "ready",
+        "recalling",
+        "retiring",
+        "seats",
+        "sent",
+        "side",
+        "side_out",
+        "side_splitter",
+        "slots",
+        "splitter",
+        "started_at",
+        "stopping",
+        "work",
+    )
+
+    def __init__(
+        self, index: int, seats: int, slots: Slots, work: socket.socket, side: socket.socket, quarantine: bool
+    ) -> None:
+        self.index = index
+        self.seats = seats
+        self.slots = slots
+        self.work = work
+        self.side = side
+        self.quarantine = quarantine
+        self.pid = 0
+        self.ready = False
+        self.retiring = False
+        self.stopping = False
+        self.given_up = 0.0
+        self.started_at = time.monotonic()
+        self.progress = self.started_at
+        self.sent: dict[int, Call] = {}
+        self.load = 0.0
+        self.done = 0
+        self.asking = 0
+        self.recalling = False
+        self.out = bytearray()
+        self.side_out = bytearray()
+        self.splitter = Splitter()
+        self.side_splitter = Splitter()
+
+    def room(self) -> bool:
+        return self.ready and not self.retiring and not self.stopping
+
+    def signal(self, signum: int) -> None:
+        """Send a signal to the process; it may be gone already."""
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signum)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+
+
+def send(loop: asyncio.AbstractEventLoop, sock: socket.socket, out: bytearray, data: bytes) -> None:
+    """Write without blocking; what the pipe does not take waits in `out`."""
+    if out:
+        out += data
+        return
+    try:
+        count = sock.send(data)
+    except BlockingIOError:
+        count = 0
+    except OSError:
+        return  # the child is gone; its calls come back when the template says so
+    if count < len(data):
+        out += data[count:]
+        loop.add_writer(sock.fileno(), _flush, loop, sock, out)
+
+
+def _flush(loop: asyncio.AbstractEventLoop, sock: socket.socket, out: bytearray) -> None:
+    try:
+        count = sock.send(memoryview(out)[:262144])
+    except BlockingIOError:
+        return
+    except OSError:
+        out.clear()
+        count = 0
+    del out[:count]
+    if not out:
+        loop.remove_writer(sock.fileno())
