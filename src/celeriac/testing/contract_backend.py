@@ -79,7 +79,7 @@ class BackendContract:
 
     @in_loop
     async def test_nothing_is_stored_after_the_deadline(self, rig: BackendRig) -> None:
-        """After the deadline by the store's own clock nothing is stored, and the verdict is `lost`; before it, it is."""
+        """After the deadline by the store's own clock nothing is stored and the verdict is `lost`; before it, it is."""
         async with _opened(rig) as backend:
             now = await backend.clock()
             verdicts = await backend.store([_store("a", b"1"), _store("b", b"2")], deadline=now - 1)
@@ -100,7 +100,7 @@ class BackendContract:
 
     @in_loop
     async def test_expired_is_gone(self, rig: BackendRig) -> None:
-        """A document is gone when its time is over and not before; a later store sets a new time; without one it stays."""
+        """A document is gone when its time is over, not before; a later store sets a new time; without one it stays."""
         async with _opened(rig) as backend:
             await backend.store([_store("short", b"1", expires=1), _store("long", b"2", expires=1000)])
             await backend.store([_store("ever", b"3")])

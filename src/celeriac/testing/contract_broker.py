@@ -228,22 +228,22 @@ class BrokerContract:
 
     @in_loop
     async def test_cancelled_ids_are_listed_for_their_time(self, rig: BrokerRig) -> None:
-        """Cancelled ids are listed until their time is over; each call changes the version, which cycles carry too."""
+        """Cancelled ids, any text, are listed for their time; each call changes the version, which cycles carry too."""
         async with rig.consuming() as (broker, consumer):
             before, ids = await broker.cancelled()
             assert ids == frozenset()
-            await broker.cancel(["a", "b"], 1000)
+            await broker.cancel(["a", "b\x00SIGKILL"], 1000)
             version, ids = await broker.cancelled()
             assert version != before
-            assert ids == {"a", "b"}
+            assert ids == {"a", "b\x00SIGKILL"}
             assert (await consumer.cycle((), Demand(0))).cancelled == version
             await broker.cancel(["c"], 0.2)
             later, ids = await broker.cancelled()
             assert later != version
-            assert ids == {"a", "b", "c"}
+            assert ids == {"a", "b\x00SIGKILL", "c"}
             assert (await consumer.cycle((), Demand(0))).cancelled == later
             await rig.elapse(0.5)
-            assert (await broker.cancelled())[1] == {"a", "b"}
+            assert (await broker.cancelled())[1] == {"a", "b\x00SIGKILL"}
 
     @in_loop
     async def test_ages_are_told_in_seconds(self, rig: BrokerRig) -> None:

@@ -354,7 +354,7 @@ class ConsumerContract:
 
     @in_loop
     async def test_parked_are_claimed_by_their_key(self, rig: BrokerRig) -> None:
-        """Parked messages stand in order in the list of their key; only a demand for the key takes them, beside count."""
+        """Parked messages stand in order in the list of their key; only a demand for the key takes them."""
         async with rig.consuming() as (broker, consumer):
             await broker.publish([envelope(name) for name in "abcdef"])
             taken = await claim(consumer, 5)
@@ -469,7 +469,7 @@ class ConsumerContract:
 
     @in_loop
     async def test_only_what_ran_counts_a_loss(self, rig: BrokerRig) -> None:
-        """A lost worker is counted in messages marked as running, in no other; unreadable ones come back as they are."""
+        """A lost worker counts in messages marked as running, in no other; unreadable ones come back as they are."""
         bad = b"\x00 not a message"
         async with (
             rig.consuming(lease=rig.lease) as (broker, dying),
@@ -577,6 +577,23 @@ class ConsumerContract:
             assert await consumer.renew(()) is True
 
     @in_loop
+    async def test_who_claims_has_a_lease(self, rig: BrokerRig) -> None:
+        """A worker that lost its lease and claims again has one again: what it claims is given back when it dies."""
+        async with (
+            rig.consuming(lease=rig.lease) as (broker, late),
+            rig.consuming(lease=rig.lease) as (_, living),
+        ):
+            _needs_lease(broker)
+            await broker.publish([envelope("a")])
+            await claim(late, 1)
+            await rig.outlive(living)
+            await _recover(living, 1)
+            await claim(late, 1)
+            await rig.outlive(living)
+            await _recover(living, 1)
+            assert names(await claim(living, 1)) == ["a"]
+
+    @in_loop
     async def test_renewing_keeps_the_messages(self, rig: BrokerRig) -> None:
         """As long as a worker renews, nobody takes its messages, however long a task runs."""
         async with (
@@ -606,6 +623,27 @@ class ConsumerContract:
             assert len({one.receipt, two.receipt, three.receipt}) == 3
             await settle(second, done(one.receipt))
             await settle(second, done(three.receipt), done(two.receipt))
+            counts = await broker.count("q")
+            assert (counts.ready, counts.in_flight) == (0, 0)
+
+    @in_loop
+    async def test_claims_whose_answer_was_lost_are_returned(self, rig: BrokerRig) -> None:
+        """A new Consumer of an epoch can return to the heads what the epoch holds unknown to it, uncounted, in order."""
+        epoch = rig.epoch()
+        async with rig.consuming(epoch=epoch) as (broker, first):
+            _needs_lease(broker)
+            await broker.publish([envelope(name) for name in "abcde"])
+            taken = await claim(first, 4)
+            await first.renew([delivery.receipt for delivery in taken])
+        async with rig.consuming(epoch=epoch) as (broker, second), rig.consuming() as (_, other):
+            await second.renew([taken[1].receipt])
+            assert await second.adopt([taken[1].receipt]) == 3
+            assert await second.adopt({taken[1].receipt}) == 0
+            assert await other.adopt([]) == 0
+            again = await claim(second, 4)
+            assert names(again) == ["a", "c", "d", "e"]
+            assert [losses(delivery.blob) for delivery in again] == [(0, 0)] * 4
+            await settle(second, *(done(delivery.receipt) for delivery in [taken[1], *again]))
             counts = await broker.count("q")
             assert (counts.ready, counts.in_flight) == (0, 0)
 

@@ -145,7 +145,8 @@ def message(name: str = "", **headers: object) -> bytes:
         "headers": {"lang": "py", "task": "tasks.add", "id": task_id, "root_id": task_id, **headers},
         "properties": {
             "correlation_id": task_id, "delivery_mode": 2, "priority": 0, "body_encoding": "base64",
-            "delivery_tag": str(uuid.uuid5(uuid.NAMESPACE_OID, task_id)), "delivery_info": {"exchange": "", "routing_key": "q"},
+            "delivery_tag": str(uuid.uuid5(uuid.NAMESPACE_OID, task_id)),
+            "delivery_info": {"exchange": "", "routing_key": "q"},
         },
     }).encode()
 

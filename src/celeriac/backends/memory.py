@@ -1,0 +1,136 @@
+"""Results inside one process: for tests, eager trips and workers in threads. Gone with the process."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+from celeriac.drivers.memory import MemoryServer
+from celeriac.model.message import Store, Verdict
+
+
+class MemoryBackend:
+    """ResultBackend on a MemoryServer."""
+
+    persistent = False
+
+    def __init__(self, server: MemoryServer) -> None:
+        self.server = server
+
+    def describe(self) -> str:
+        """`memory://name`."""
+        return f"memory://{self.server.name}"
+
+    async def store(self, stores: Sequence[Store], deadline: float | None = None) -> Sequence[Verdict]:
+        """Store documents, each by itself; after `deadline` none."""
+        return self.server.store(stores, deadline)
+
+    async def clock(self) -> float:
+        """The server's clock."""
+        return self.server.clock()
+
+    async def fetch(self, ids: Sequence[str]) -> Mapping[str, bytes]:
+        """Documents of those ids that have one."""
+        return self.server.fetch(ids)
+
+    @asynccontextmanager
+    async def watch(self, ids: Sequence[str]) -> AsyncIterator[AsyncIterator[tuple[str, bytes]]]:
+        """The documents as they are now, then each change."""
+        loop = asyncio.get_running_loop()
+        changes: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+
+        def push(name: str, document: bytes) -> None:
+            with suppress(RuntimeError):  # that loop has ended, and its watch with it
+                loop.call_soon_threadsafe(changes.put_nowait, (name, document))
+
+        async def documents(standing: Mapping[str, bytes]) -> AsyncIterator[tuple[str, bytes]]:
+            for change in standing.items():
+                yield change
+            while True:
+                yield await changes.get()
+
+        standing = self.server.watch(ids, push)
+        try:
+            yield documents(standing)
+        finally:
+            self.server.unwatch(ids, push)
+
+    async def forget(self, ids: Sequence[str]) -> None:
+        """Delete documents."""
+        self.server.forget(ids)
+
+    async def save_group(self, group_id: str, document: bytes, expires: float | None) -> None:
+        """Keep a group's document."""
+        self.server.save_group(group_id, document, expires)
+
+    async def fetch_group(self, group_id: str) -> bytes | None:
+        """A group's document, if it stands."""
+        return self.server.fetch_group(group_id)
+
+    async def forget_group(self, group_id: str) -> None:
+        """Delete a group's document."""
+        self.server.forget_group(group_id)
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+class MemoryReader:
+    """The synchronous side."""
+
+    def __init__(self, server: MemoryServer) -> None:
+        self.server = server
+
+    def fetch(self, ids: Sequence[str]) -> Mapping[str, bytes]:
+        """Documents of those ids that have one."""
+        return self.server.fetch(ids)
+
+    @contextmanager
+    def watch(self, ids: Sequence[str], timeout: float | None) -> Iterator[Iterator[tuple[str, bytes]]]:
+        """The documents as they are now, then each change, until `timeout` seconds have passed since entering."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        changes: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
+
+        def push(name: str, document: bytes) -> None:
+            changes.put((name, document))
+
+        def documents(standing: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
+            yield from standing.items()
+            while True:
+                patience = None if deadline is None else deadline - time.monotonic()
+                try:
+                    yield changes.get(timeout=None if patience is None else max(patience, 0.0))
+                except queue.Empty:
+                    return
+
+        standing = self.server.watch(ids, push)
+        try:
+            yield documents(standing)
+        finally:
+            self.server.unwatch(ids, push)
+
+    def store(self, stores: Sequence[Store]) -> None:
+        """Store documents."""
+        self.server.store(stores)
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Delete documents."""
+        self.server.forget(ids)
+
+    def save_group(self, group_id: str, document: bytes, expires: float | None) -> None:
+        """Keep a group's document."""
+        self.server.save_group(group_id, document, expires)
+
+    def fetch_group(self, group_id: str) -> bytes | None:
+        """A group's document, if it stands."""
+        return self.server.fetch_group(group_id)
+
+    def forget_group(self, group_id: str) -> None:
+        """Delete a group's document."""
+        self.server.forget_group(group_id)
+
+    def close(self) -> None:
+        """Nothing to close."""
