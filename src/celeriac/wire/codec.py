@@ -1,0 +1,387 @@
+"""Serializers and compression: values to bytes and back, under kombu's names and content types.
+
+What is not in the accept list is refused unread; decompression stops at a limit.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import io
+import lzma
+import os
+import pickle
+import zlib
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from celeriac import errors
+from celeriac.errors import ContentDisallowed, DecodeError, EncodeError, ImproperlyConfigured
+from celeriac.wire import values
+
+JSON = "application/json"
+PICKLE = "application/x-python-serialize"
+YAML = "application/x-yaml"
+MSGPACK = "application/x-msgpack"
+TRUSTED = frozenset({"application/data", "application/text"})
+"""Content types that are bytes or text as they are: always accepted."""
+LIMIT = 256 << 20
+"""How many bytes `decompress` gives at most, unless told otherwise."""
+
+
+class Serializer(NamedTuple):
+    """One entry of the registry."""
+
+    content_type: str
+    content_encoding: str
+    encode: Callable[[Any], str | bytes] | None
+
+
+_serializers: dict[str, Serializer] = {}
+_decoders: dict[str, Callable[[bytes], Any]] = {}
+
+
+def register(
+    name: str,
+    encode: Callable[[Any], str | bytes] | None,
+    decode: Callable[[bytes], Any] | None,
+    content_type: str,
+    content_encoding: str = "utf-8",
+) -> None:
+    """Make a serializer known under a name, for this process. Without `encode` it can only read, without `decode` only
+    write. Whatever they raise comes out as EncodeError or DecodeError."""
+    _serializers[name] = Serializer(content_type, content_encoding, encode)
+    if decode is not None:
+        _decoders[content_type] = decode
+
+
+def unregister(name: str) -> None:
+    """Forget a serializer. Raises ImproperlyConfigured for a name that is not known."""
+    entry = _serializers.pop(name, None)
+    if entry is None:
+        raise ImproperlyConfigured(f"no serializer is called {name!r}; known are {_names()}")
+    _decoders.pop(entry.content_type, None)
+
+
+def _names() -> str:
+    return ", ".join(sorted(_serializers))
+
+
+def content_type_of(serializer: str) -> str:
+    """The content type of a serializer's name. Raises ImproperlyConfigured."""
+    entry = _serializers.get(serializer)
+    if entry is None:
+        raise ImproperlyConfigured(f"no serializer is called {serializer!r}; known are {_names()}")
+    return entry.content_type
+
+
+def accept_set(names: Iterable[str]) -> frozenset[str]:
+    """Content types of a list that may hold names and content types. Raises ImproperlyConfigured on unknown names."""
+    return frozenset(name if "/" in name else content_type_of(name) for name in names)
+
+
+def encode(value: Any, serializer: str = "json") -> tuple[str, str, bytes]:
+    """Content type, content encoding, bytes. Raises EncodeError when the value can't be written, ImproperlyConfigured
+    when the serializer is unknown or its library is missing."""
+    if serializer == "json":
+        return JSON, "utf-8", values.dumps(value).encode()
+    if serializer == "raw":
+        return _encode_raw(value)
+    entry = _serializers.get(serializer)
+    if entry is None or entry.encode is None:
+        raise ImproperlyConfigured(f"no serializer {serializer!r} is installed; known are {_names()}")
+    try:
+        data = entry.encode(value)
+        return entry.content_type, entry.content_encoding, data.encode() if isinstance(data, str) else data
+    except (EncodeError, ImproperlyConfigured):
+        raise
+    except RecursionError:
+        raise EncodeError(f"the value is nested too deeply for {serializer}, or contains itself") from None
+    except Exception as exc:
+        raise EncodeError(str(exc) or repr(exc)) from exc
+
+
+def decode(
+    data: bytes, content_type: str | None, content_encoding: str | None, accept: frozenset[str] | None = None
+) -> Any:
+    """The value of bytes of a content type. `accept` holds content types (`accept_set`); None accepts all but pickle.
+
+    Raises ContentDisallowed for a content type that is not accepted, DecodeError for bytes that can't be read. A content
+    type that nobody registered is text in its content encoding, or bytes where that is binary.
+    """
+    content_type = content_type or "application/data"
+    if content_type not in TRUSTED and (content_type == PICKLE if accept is None else content_type not in accept):
+        raise ContentDisallowed(f"Refusing to deserialize disallowed content of type {_describe(content_type)}")
+    if content_type == JSON:
+        return values.loads(data) if data else data
+    decoder = _decoders.get(content_type)
+    try:
+        if decoder is not None:
+            return decoder(data) if data else data
+        encoding = (content_encoding or "utf-8").lower()
+        return data if encoding in ("binary", "ascii-8bit") else codecs.decode(data, encoding)
+    except (DecodeError, ImproperlyConfigured):
+        raise
+    except RecursionError:
+        raise DecodeError(f"content of type {content_type} is nested too deeply") from None
+    except Exception as exc:
+        raise DecodeError(f"can't read content of type {content_type}: {exc or exc!r}") from exc
+
+
+def _describe(content_type: str) -> str:
+    for name, entry in _serializers.items():
+        if entry.content_type == content_type:
+            return f"{name} ({content_type})"
+    return content_type
+
+
+def _encode_raw(value: Any) -> tuple[str, str, bytes]:
+    if isinstance(value, str):
+        try:
+            return "application/data", "utf-8", value.encode()
+        except UnicodeEncodeError as exc:
+            raise EncodeError(str(exc)) from exc
+    if isinstance(value, bytes | bytearray | memoryview):
+        return "application/data", "binary", bytes(value)
+    raise EncodeError(f"serializer raw takes bytes and str, not {type(value).__name__}")
+
+
+# pickle
+
+
+def _dump_pickle(value: Any) -> bytes:
+    return pickle.dumps(value, protocol=int(os.environ.get("PICKLE_PROTOCOL", 4)))
+
+
+def _adopt_signature(*args: Any, **kwargs: Any) -> Any:
+    """Stands in for Celery's signature functions and classes in pickles: a signature is a dict on the wire."""
+    return dict(args[0]) if args and isinstance(args[0], dict) else dict(kwargs)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads what Celery pickled without importing Celery: exceptions become ours, signatures dicts."""
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        if module_name in _FOREIGN:
+            found = getattr(errors, global_name, None)
+            if isinstance(found, type) and errors.FOREIGN_MODULES.get(found) == module_name:
+                return found
+        if module_name == "celery.canvas":
+            return _adopt_signature
+        return super().find_class(module_name, global_name)
+
+
+_FOREIGN = frozenset(errors.FOREIGN_MODULES.values())
+_FOREIGN_MARKS = (b"celery", b"billiard", b"kombu")
+
+
+def _load_pickle(data: bytes) -> Any:
+    if any(mark in data for mark in _FOREIGN_MARKS):
+        return _Unpickler(io.BytesIO(data)).load()
+    return pickle.loads(data)
+
+
+# msgpack: msgspec would also write dates, UUIDs, sets and dataclasses, in forms that a peer can't read back.
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder().decode
+
+
+def _plain(value: Any) -> Any:
+    """The value in the types that msgpack itself has."""
+    kind = type(value)
+    if value is None or kind in (bool, int, float, str, bytes):
+        return value
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    for base in (int, float, str, bytes):
+        if isinstance(value, base):
+            return base(value)
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    raise TypeError(f"can not serialize {kind.__name__!r} object")
+
+
+def _dump_msgpack(value: Any) -> bytes:
+    return _pack(_plain(value))
+
+
+# YAML is looked up at its first use.
+
+
+def _yaml() -> Any:
+    try:
+        import yaml
+    except ImportError:
+        raise ImproperlyConfigured("serializer yaml needs PyYAML: pip install 'celeriac[yaml]'") from None
+    return yaml
+
+
+def _dump_yaml(value: Any) -> str:
+    text: str = _yaml().safe_dump(value)
+    return text
+
+
+def _load_yaml(data: bytes) -> Any:
+    return _yaml().safe_load(data)
+
+
+register("json", values.dumps, values.loads, JSON)
+register("pickle", _dump_pickle, _load_pickle, PICKLE, "binary")
+register("yaml", _dump_yaml, _load_yaml, YAML)
+register("msgpack", _dump_msgpack, _unpack, MSGPACK, "binary")
+
+
+# Compression
+
+GZIP = "application/x-gzip"
+BZIP2 = "application/x-bz2"
+LZMA = "application/x-lzma"
+BROTLI = "application/x-brotli"
+ZSTD = "application/zstd"
+_METHODS = {
+    "gzip": GZIP, "zlib": GZIP, "bzip2": BZIP2, "bzip": BZIP2, "lzma": LZMA, "xz": LZMA, "brotli": BROTLI,
+    "zstd": ZSTD, "zstandard": ZSTD,
+}  # fmt: skip
+
+
+def compression_type(name: str) -> str:
+    """The header value of a compression name (or of a header value). Raises ImproperlyConfigured."""
+    method = _METHODS.get(name, name)
+    if method not in _METHODS.values():
+        raise ImproperlyConfigured(f"no compression is called {name!r}; known are {', '.join(sorted(_METHODS))}")
+    return method
+
+
+def compress(data: bytes, name: str) -> tuple[bytes, str]:
+    """Compressed bytes and the value of header `compression`. Name "gzip" gives a zlib stream, as everywhere in Celery.
+    Raises ImproperlyConfigured for an unknown method, or one whose library is missing."""
+    method = compression_type(name)
+    if method == GZIP:
+        return zlib.compress(data), method
+    if method == BZIP2:
+        return bz2.compress(data), method
+    if method == LZMA:
+        return lzma.compress(data), method
+    if method == BROTLI:
+        packed: bytes = _brotli().compress(data)
+        return packed, method
+    return _zstd_compress(data), method
+
+
+def decompress(data: bytes, header_value: str, limit: int = LIMIT) -> bytes:
+    """The bytes that were compressed. Raises DecodeError when there are more than `limit`, when the method is unknown,
+    its library is missing, or the data is damaged."""
+    method = _METHODS.get(header_value, header_value)
+    reader = _READERS.get(method)
+    if reader is None:
+        raise DecodeError(f"unknown compression {header_value!r}")
+    try:
+        plain = reader(data, limit)
+    except DecodeError:
+        raise
+    except ImproperlyConfigured as exc:
+        raise DecodeError(str(exc)) from None
+    except MemoryError:
+        raise DecodeError(f"{method} data needs too much memory") from None
+    except Exception as exc:
+        raise DecodeError(f"damaged {method} data: {exc}") from exc
+    if len(plain) > limit:
+        raise DecodeError(f"{method} data unfolds to more than {limit} bytes")
+    return plain
+
+
+def _read_zlib(data: bytes, limit: int) -> bytes:
+    # 47: zlib and gzip, told apart by their first bytes.
+    unpacker = zlib.decompressobj(47)
+    plain = unpacker.decompress(data, limit + 1)
+    if len(plain) <= limit and not unpacker.eof:
+        raise DecodeError("zlib data ends too early")
+    return plain
+
+
+def _read_streams(make: Callable[[], Any], data: bytes, limit: int) -> bytes:
+    """All streams that stand one after another, as `bz2.decompress` and `lzma.decompress` read them."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        unpacker = make()
+        while not unpacker.eof and size <= limit:
+            part = unpacker.decompress(data, limit + 1 - size)
+            data = b""
+            if not part and not unpacker.eof:
+                raise DecodeError("compressed data ends too early")
+            parts.append(part)
+            size += len(part)
+        data = unpacker.unused_data if unpacker.eof else b""
+        if not data or size > limit:
+            return b"".join(parts)
+
+
+def _read_bz2(data: bytes, limit: int) -> bytes:
+    return _read_streams(bz2.BZ2Decompressor, data, limit)
+
+
+def _read_lzma(data: bytes, limit: int) -> bytes:
+    # A header may ask for a dictionary of 4 GiB.
+    return _read_streams(lambda: lzma.LZMADecompressor(memlimit=limit + (128 << 20)), data, limit)
+
+
+def _brotli() -> Any:
+    try:
+        import brotli  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        try:
+            import brotlicffi as brotli  # type: ignore[import-not-found,no-redef,unused-ignore]
+        except ImportError:
+            raise ImproperlyConfigured("compression brotli needs Brotli: pip install 'celeriac[brotli]'") from None
+    return brotli
+
+
+def _read_brotli(data: bytes, limit: int) -> bytes:
+    unpacker = _brotli().Decompressor()
+    parts: list[bytes] = []
+    size = 0
+    # In small steps, because old versions can't limit what one step gives.
+    for start in range(0, len(data), 64):
+        part: bytes = unpacker.process(data[start : start + 64])
+        parts.append(part)
+        size += len(part)
+        if size > limit:
+            break
+    if size <= limit and not unpacker.is_finished():
+        raise DecodeError("brotli data ends too early")
+    return b"".join(parts)
+
+
+def _zstd_compress(data: bytes) -> bytes:
+    library, module = _zstd()
+    packed: bytes = module.ZstdCompressor().compress(data) if library == "zstandard" else module.compress(data)
+    return packed
+
+
+def _zstd() -> tuple[str, Any]:
+    for library in ("compression.zstd", "backports.zstd", "zstandard"):
+        try:
+            return library, __import__(library, fromlist=["_"])
+        except ImportError:
+            continue
+    raise ImproperlyConfigured("compression zstd needs zstandard: pip install 'celeriac[zstd]'")
+
+
+def _read_zstd(data: bytes, limit: int) -> bytes:
+    library, module = _zstd()
+    if library == "zstandard":
+        with module.ZstdDecompressor().stream_reader(data, read_across_frames=True) as stream:
+            plain: bytes = stream.read(limit + 1)
+            return plain
+    return _read_streams(module.ZstdDecompressor, data, limit)
+
+
+_READERS: dict[str, Callable[[bytes, int], bytes]] = {
+    GZIP: _read_zlib, BZIP2: _read_bz2, LZMA: _read_lzma, BROTLI: _read_brotli, ZSTD: _read_zstd,
+}  # fmt: skip
