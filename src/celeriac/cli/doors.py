@@ -1,0 +1,39 @@
+"""How commands reach a broker: one connection for one command, closed at its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from celeriac.ports import Broker
+
+if TYPE_CHECKING:
+    from celeriac.app.app import Celeriac
+
+T = TypeVar("T")
+
+
+def with_broker(app: Celeriac, act: Callable[[Broker], Awaitable[T]]) -> T:
+    """Run `act` with the app's broker. Raises ImproperlyConfigured for a URL that can't be used and OperationalError
+    when the broker can't be reached."""
+    from celeriac.app.wiring import open_broker
+
+    async def whole() -> T:
+        broker = open_broker(app.conf)
+        try:
+            return await act(broker)
+        finally:
+            await broker.close()
+
+    return asyncio.run(whole())
+
+
+def consumed_queues(app: Celeriac) -> list[str]:
+    """The names of the queues that a worker of this app consumes when it is not told otherwise."""
+    return list(app.amqp.queues.consume_from)
+
+
+async def queue_names(app: Celeriac, broker: Broker) -> list[str]:
+    """Every queue that the broker knows of, and those of the app."""
+    return sorted({*await broker.queues(), *consumed_queues(app)})
