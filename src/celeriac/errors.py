@@ -53,6 +53,10 @@ class NotConfigured(CeleryWarning):
     """No configuration was found."""
 
 
+class UnknownSettingWarning(CeleryWarning):
+    """A name that looks like a setting is none; it is mostly a misspelled one."""
+
+
 class SecurityWarning(CeleryWarning):
     """A setting is risky."""
 

@@ -1,0 +1,1 @@
+"""The app, its tasks and results, and the wiring of adapters."""

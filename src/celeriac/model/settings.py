@@ -1,0 +1,184 @@
+"""What settings there are: names, types, defaults. Where their values come from is `app.config`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from celeriac.errors import ImproperlyConfigured
+from celeriac.model.settings_table import CELERY, OWN, UNDECLARED
+
+PROFILES = ("safe", "celery")
+
+
+class Setting(NamedTuple):
+    """One setting."""
+
+    key: str
+    kind: str
+    """What a text is cast to: bool, int, float, string, bytes, list, tuple, dict or any."""
+    default: Any
+    """The default of profile `celery`."""
+    old: str
+    """The name in capitals of Celery 3; empty for celeriac's own settings."""
+    doc: str
+    """One line of prose, with the unit."""
+    own: bool = False
+    """Celeriac's, unknown to Celery."""
+
+
+class Difference(NamedTuple):
+    """A default that is not Celery's."""
+
+    key: str
+    celery: Any
+    ours: Any
+    reason: str
+    back: str
+    """How to get Celery's."""
+
+
+DIFFERENCES = (
+    Difference(
+        "task_acks_late", False, True,
+        "A message is acknowledged when its task has ended, so a crash repeats the task instead of losing it.",
+        "task_acks_late = False, or acks_late=False at tasks that must not run twice",
+    ),
+    Difference(
+        "task_reject_on_worker_lost", None, True,
+        "When the process that ran a task is lost, the message goes back to its queue, three times at most.",
+        "task_reject_on_worker_lost = False",
+    ),
+    Difference(
+        "worker_prefetch_multiplier", 4, None,
+        "A worker holds ahead what keeps it busy for about a millisecond, so no short task waits behind a long one.",
+        "worker_prefetch_multiplier = 4",
+    ),
+    Difference(
+        "broker_url", "amqp://", "sqlite://",
+        "Without a URL a file in the project is the broker: nothing to install, nothing to start.",
+        'broker_url = "amqp://"',
+    ),
+    Difference(
+        "result_backend", "disabled://", "sqlite://",
+        "Without a URL results are kept in the same file as the messages.",
+        'result_backend = "disabled://"',
+    ),
+)  # fmt: skip
+"""Where profile `safe` departs from Celery; profile `celery` takes all of it back. The two URLs are chosen where the
+app is wired, so that a setting which is not set still reads as None."""
+
+SETTINGS: dict[str, Setting] = {
+    **{row[0]: Setting(row[0], row[1], row[2], row[0].upper() if row[3] == "=" else row[3], row[4]) for row in CELERY},
+    **{row[0]: Setting(row[0], row[1], row[2], row[3], row[4], own=True) for row in OWN},
+}
+"""Every setting by its key."""
+
+OLD_NAMES: dict[str, str] = {setting.old: key for key, setting in SETTINGS.items() if setting.old}
+"""Name in capitals -> key."""
+
+_DEFAULTS: dict[str, dict[str, Any]] = {"celery": {key: setting.default for key, setting in SETTINGS.items()}}
+_DEFAULTS["safe"] = {
+    **_DEFAULTS["celery"],
+    **{row.key: row.ours for row in DIFFERENCES if row.key not in ("broker_url", "result_backend")},
+}
+_DEFAULTS["celery"]["profile"] = "celery"
+
+
+def defaults(profile: str = "safe") -> Mapping[str, Any]:
+    """The defaults of a profile. Shared: copy a dict before changing it. Raises ImproperlyConfigured."""
+    try:
+        return _DEFAULTS[profile]
+    except (KeyError, TypeError):
+        raise ImproperlyConfigured(f"profile is {profile!r}: use 'safe' or 'celery'") from None
+
+
+def known(key: str) -> bool:
+    """True for a key of the table, and for the few that have no default."""
+    return key in SETTINGS or key in UNDECLARED
+
+
+def canonical(name: str) -> str:
+    """The key that a name stands for: itself, an old name, the key in capitals. Else the name."""
+    if name in SETTINGS:
+        return name
+    if name in OLD_NAMES:
+        return OLD_NAMES[name]
+    lower = name.lower()
+    return lower if lower in SETTINGS or lower in UNDECLARED else name
+
+
+def nearest(name: str) -> str | None:
+    """The known key that a misspelled name is most likely meant to be, or None."""
+    from difflib import get_close_matches  # only for a mistake, and it is slow to import
+
+    lower = name.lower()
+    found = get_close_matches(lower, SETTINGS, 1, 0.8)
+    if not found:
+        old = get_close_matches(name.upper(), OLD_NAMES, 1, 0.85)
+        found = [OLD_NAMES[old[0]]] if old else []
+    return found[0] if found else None
+
+
+def find(name: str, namespace: str = "") -> Setting:
+    """The setting that a short name means: `always_eager` is task_always_eager. `namespace` is tried first. Raises
+    KeyError."""
+    short = name.lower()
+    if namespace and f"{namespace.lower()}_{short}" in SETTINGS:
+        return SETTINGS[f"{namespace.lower()}_{short}"]
+    key = canonical(name)
+    if key in SETTINGS:
+        return SETTINGS[key]
+    for setting in SETTINGS.values():
+        if setting.key.partition("_")[2] == short:
+            return setting
+    raise KeyError(name)
+
+
+def cast(kind: str, text: str) -> Any:
+    """The value that a text of the command line means. Lists and dicts are JSON; a list may be words with commas.
+    `any` is JSON where it can be read so, else the text. Raises ValueError or TypeError with what would be right."""
+    match kind:
+        case "string" | "str":
+            return text
+        case "bool":
+            word = text.strip().lower()
+            if word in ("true", "yes", "on", "1"):
+                return True
+            if word in ("false", "no", "off", "0"):
+                return False
+            raise TypeError(f"{text!r} is no bool: use true or false")
+        case "int":
+            return int(text)
+        case "float":
+            return float(text)
+        case "bytes":
+            return text.encode()
+        case "list" | "tuple":
+            value = _json(text) if text.lstrip().startswith("[") else [word.strip() for word in text.split(",") if word]
+            return tuple(value) if kind == "tuple" else value
+        case "dict":
+            value = _json(text)
+            if not isinstance(value, dict):
+                raise ValueError(f"{text!r} is no dict: write it as JSON")
+            return value
+        case "any":
+            try:
+                return _json(text)
+            except ValueError:
+                return text
+    raise TypeError(f"no type {kind!r}: use bool, int, float, string, bytes, list, tuple, dict or any")
+
+
+def _json(text: str) -> Any:
+    import json
+
+    return json.loads(text)
+
+
+def seconds(value: float | timedelta | None) -> float | None:
+    """A duration of the settings in seconds. None stays None."""
+    if value is None:
+        return None
+    return value.total_seconds() if isinstance(value, timedelta) else float(value)
