@@ -17,10 +17,9 @@ T = TypeVar("T")
 def with_broker(app: Celeriac, act: Callable[[Broker], Awaitable[T]]) -> T:
     """Run `act` with the app's broker. Raises ImproperlyConfigured for a URL that can't be used and OperationalError
     when the broker can't be reached."""
-    from celeriac.app.wiring import open_broker
 
     async def whole() -> T:
-        broker = open_broker(app.conf)
+        broker = app.broker()
         try:
             return await act(broker)
         finally:
@@ -31,7 +30,7 @@ def with_broker(app: Celeriac, act: Callable[[Broker], Awaitable[T]]) -> T:
 
 def consumed_queues(app: Celeriac) -> list[str]:
     """The names of the queues that a worker of this app consumes when it is not told otherwise."""
-    return list(app.amqp.queues.consume_from)
+    return list(app.queue_names())
 
 
 async def queue_names(app: Celeriac, broker: Broker) -> list[str]:

@@ -174,8 +174,8 @@ def run(words: Sequence[str] | None = None) -> int:
         outcome: Any = cli.main(args=words, prog_name="celeriac", standalone_mode=False)
     except click.exceptions.NoSuchOption as error:
         if error.option_name in ("-A", "--app", "-b", "--broker"):
-            word = "MODULE" if error.option_name in ("-A", "--app") else "URL"
-            return _say(f"{error.option_name} stands before the command: celeriac {error.option_name} {word} {_name(error)}")
+            said = f"{error.option_name} {'MODULE' if error.option_name in ('-A', '--app') else 'URL'}"
+            return _say(f"{error.option_name} stands before the command: celeriac {said} {_name(error)}")
         return _say(f"{_plain(error)}{_see(error)}")
     except click.UsageError as error:
         return _say(f"{_plain(error)}{_see(error)}")

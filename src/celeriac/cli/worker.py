@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -77,11 +79,22 @@ def comma_list(_ctx: click.Context, _parameter: click.Parameter, value: str | No
 
 
 def _concurrency(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
-    if value is None or value == "auto":
-        return None if value is None else 0
+    if value is None:
+        return None
+    if value == "auto":
+        return processors()
     if not value.isdigit() or int(value) < 1:
         raise click.BadParameter(f"{value!r} is neither a number above 0 nor `auto`")
     return int(value)
+
+
+def processors() -> int:
+    """How many processors this process may use, by its affinity and by the quota of its control group."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, max(1, math.ceil(int(quota) / int(period))))  # "max" is no number: no quota
+    return count
 
 
 @click.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})
@@ -174,6 +187,7 @@ def worker(
             "a worker that runs as root and accepts pickle lets whoever can send it a message do anything:"
             " run it as another user, take pickle out of accept_content, or set C_FORCE_ROOT=1"
         )
+    app.conf.read_words(chosen.settings, "worker")
     from celeriac.app.start import run_worker
 
     path = _path(pid_path or _setting(app, "worker_pidfile"), name)

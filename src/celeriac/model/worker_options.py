@@ -21,8 +21,7 @@ class WorkerOptions:
     hostname: str = ""
     """The whole node name, `name@host`, its formats expanded (see `node_name`). Empty: `celery@<this host>`."""
     concurrency: int | None = None
-    """How many tasks may run at once. 0: as many as processors that this process may use. None: `worker_concurrency`,
-    else as 0."""
+    """How many tasks may run at once. None: `worker_concurrency`, else what the pool takes by itself."""
     pool: str | None = None
     """One of POOLS. None: `worker_pool`."""
     queues: tuple[str, ...] = ()
@@ -64,8 +63,8 @@ class WorkerOptions:
     lease: float | None = None
     """Seconds for which a claim stays ours without a sign of life. None: `worker_lease_seconds`."""
     settings: tuple[str, ...] = ()
-    """`key=value` words of the command line, for `config_from_cmdline(words, namespace="worker")`: they win over the
-    app's settings, in the parent and in the children."""
+    """`key=value` words of the command line, for `app.conf.read_words(words, "worker")`: they win over the app's
+    settings, in the parent and in the children."""
     app_spec: str = ""
     """The text of `-A`, by which children find the same app again. Empty: the app was handed over as an object."""
     workdir: str = ""
