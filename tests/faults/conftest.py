@@ -1,0 +1,117 @@
+"""What every fault test gets: a site on each broker, its seed, and a place for its figures.
+
+The full forms (marked `full`) run only when asked for: `pytest -m full`, which `make prove` does. CELERIAC_SEED repeats
+a run; CELERIAC_PROOFS names a file that receives the figures of full runs as a table.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.kit import Site, environment_seed
+from tests.servers import RedisServer, redis_server
+
+SHORT_SEED = 20261124
+_figures: list[tuple[str, dict[str, Any]]] = []
+
+MakeSite = Callable[..., Site]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the full forms out unless `-m` speaks of them."""
+    if "full" in str(config.option.markexpr):
+        return
+    full = [item for item in items if item.get_closest_marker("full")]
+    if full:
+        config.hook.pytest_deselected(items=full)
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show the figures, and keep those of full runs."""
+    if not _figures:
+        return
+    terminalreporter.section("figures of the fault tests")
+    for name, figures in _figures:
+        terminalreporter.write_line(f"{name}: " + ", ".join(f"{key} {value}" for key, value in figures.items()))
+    if path := os.environ.get("CELERIAC_PROOFS"):
+        rows = [
+            f"| {name} | " + ", ".join(f"{key} {value}" for key, value in figures.items()) + " |"
+            for name, figures in _figures
+        ]
+        Path(path).write_text("\n".join(["| proof | figures |", "|---|---|", *rows]) + "\n")
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """Fixed in the short forms, random in the full ones; always printed."""
+    full = request.node.get_closest_marker("full") is not None
+    value = environment_seed(0 if full else SHORT_SEED)
+    print(f"seed {value}: repeat with CELERIAC_SEED={value}")
+    return value
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest, seed: int) -> dict[str, Any]:
+    """A dictionary for what was measured; shown at the end of the run."""
+    found: dict[str, Any] = {"seed": seed}
+    _figures.append((request.node.name, found))
+    return found
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    """A Redis of the test's own, append-only."""
+    with redis_server(appendonly=True) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def broker(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty broker: each kind in turn."""
+    if request.param == "redis":
+        url: str = request.getfixturevalue("redis").url
+        return url
+    return f"sqlite:///{tmp_path}/celeriac.db"
+
+
+_reports = pytest.StashKey[pytest.TestReport]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let fixtures know whether the test failed."""
+    report = yield
+    if report.when == "call":
+        item.stash[_reports] = report
+    return report
+
+
+@pytest.fixture
+def make_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeSite]:
+    """Make sites; all their workers are killed in the end, and what they said is shown when the test has failed."""
+    sites: list[Site] = []
+    with ExitStack() as stack:
+
+        def make(broker: str, *args: Any, **options: Any) -> Site:
+            site = stack.enter_context(Site(tmp_path / f"project{len(sites) or ''}", broker, *args, **options))
+            sites.append(site)
+            return site
+
+        yield make
+        report = request.node.stash.get(_reports, None)
+        if report is not None and report.failed:
+            for site in sites:
+                site.show()
+
+
+@pytest.fixture
+def site(broker: str, make_site: MakeSite) -> Site:
+    """A site on each broker, with a lease of 2 s."""
+    return make_site(broker)
