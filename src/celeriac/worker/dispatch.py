@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -57,6 +57,10 @@ class Dispatch:
         self.processed: dict[str, int] = {}
         self.fenced = 0
         self.dead = 0
+        self.together = True
+        """Broker and result backend are one server."""
+        self.doubtful: list[tuple[Held, bytes]] = []
+        """Redelivered messages that may have been done: their results stand on another server. See `resume`."""
         self.safe_until = 0.0
         """Monotonic time until which the lease surely holds; nothing new starts after it."""
         self._kick = kick
@@ -107,6 +111,9 @@ class Dispatch:
                 self._event("task-received", head)
             if self._tell_received:
                 telemetry.task_received.send(self, request=head)
+            if head.redelivered and not self.together:
+                self.doubtful.append((held, blob))
+                continue
             if (
                 traits is not None
                 and traits.acks_late
@@ -158,6 +165,17 @@ class Dispatch:
             self._acking[id(held)] = call
             return
         self.pool.submit(call)
+
+    def resume(self, documents: Mapping[str, bytes], succeeded: Callable[[bytes], bool], now: float) -> None:
+        """Go on with the doubtful messages: a SUCCESS that stands stored is not run again, only what follows from it
+        is published and its message settled."""
+        doubtful, self.doubtful = self.doubtful, []
+        for held, blob in doubtful:
+            document = documents.get(held.head.id)
+            if document is not None and held.traits is not None and succeeded(document):
+                self.pool.submit(Call(blob, held.head.task, held, replay=document))
+            else:
+                self._decide(held, blob, now)
 
     def _bad(self, receipt: Receipt, blob: bytes, reason: str) -> None:
         log.error("a message on queue %r can't be read and goes to the dead letters: %s", receipt.queue, reason)

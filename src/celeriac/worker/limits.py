@@ -34,17 +34,14 @@ class Buckets:
 
     def set(self, task: str, limit: str | None) -> None:
         """Change or lift (None) the limit of a task at run time."""
-        if limit is None:
-            self._rate.pop(task, None)
-        else:
-            per_second(limit)
-            self._rate[task] = limit
+        per_second(limit)
+        self._rate[task] = limit or ""
 
     def take(self, task: str, limit: str) -> bool:
         """True: it may run now. False: park it."""
         if not self._enabled:
             return True
-        rate = per_second(self._rate.get(task, limit))
+        rate = per_second(self._rate.setdefault(task, limit))
         if rate <= 0:
             return True
         if self._promised.get(task):

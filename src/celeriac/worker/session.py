@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -15,6 +15,7 @@ from celeriac.errors import OperationalError
 from celeriac.model.message import Completion, Demand, Verdict
 from celeriac.ports import Broker, Consumer, ResultBackend
 from celeriac.worker.dispatch import Dispatch
+from celeriac.worker.documents import status
 from celeriac.worker.outbox import Held
 
 log = logging.getLogger("celeriac.worker")
@@ -44,7 +45,7 @@ class Session:
         self.dispatch = dispatch
         self.broker = broker
         self.backend = backend
-        self.together = together
+        self.together = dispatch.together = together
         self.epoch = epoch
         self.lease = lease
         self.queues = queues
@@ -112,6 +113,8 @@ class Session:
                 await self._read_cancelled()
             if turn.deliveries:
                 dispatch.admit(turn.deliveries, turn.now)
+                if dispatch.doubtful:
+                    await self._resume(turn.now)
                 dispatch.feed()
             if parked:
                 dispatch.buckets.claimed(parked)
@@ -153,6 +156,12 @@ class Session:
             msgspec.structs.replace(c, store=None, publish=()) if c.store is not None or c.publish else c
             for c in finished
         ]
+
+    async def _resume(self, now: float) -> None:
+        documents: Mapping[str, bytes] = {}
+        if self.backend is not None:
+            documents = await self.backend.fetch([held.head.id for held, _ in self.dispatch.doubtful])
+        self.dispatch.resume(documents, lambda document: status(document) == "SUCCESS", now)
 
     async def _sleep(self, consumer: Consumer, wanting: bool) -> None:
         """Until something is finished, room becomes free, a message may be there, or one is due."""

@@ -23,6 +23,7 @@ from celeriac.pools.frames import Ask
 from celeriac.ports import Broker, Bus, ResultBackend
 from celeriac.worker.config import WorkerConfig
 from celeriac.worker.dispatch import Dispatch
+from celeriac.worker.documents import final
 from celeriac.worker.session import Session, lasting
 
 log = logging.getLogger("celeriac.worker")
@@ -250,7 +251,7 @@ class Worker:
 
     async def _watch_results(self, seats_free: int, ids: list[str], timeout: float | None) -> dict[str, bytes]:
         assert self.backend is not None
-        documents = {i: d for i, d in (await self.backend.fetch(ids)).items() if _final(d)}
+        documents = {i: d for i, d in (await self.backend.fetch(ids)).items() if final(d)}
         if documents:
             return documents
         if seats_free <= 0:
@@ -261,7 +262,7 @@ class Worker:
         with contextlib.suppress(asyncio.TimeoutError):
             async with asyncio.timeout(timeout), self.backend.watch(ids) as changes:
                 async for task_id, document in changes:
-                    if _final(document):
+                    if final(document):
                         return {task_id: document}
         return {}
 
@@ -272,18 +273,3 @@ class Worker:
             "processed": sum(self.dispatch.processed.values()),
             "loadavg": list(os.getloadavg()),
         }
-
-
-class _Status(msgspec.Struct):
-    status: str = ""
-
-
-def _final(document: bytes) -> bool:
-    """False only for a document that surely says an unfinished state; one in another format is the asker's to read."""
-    try:
-        return msgspec.json.decode(document, type=_Status).status in READY_STATES
-    except (msgspec.DecodeError, RecursionError):
-        return True
-
-
-READY_STATES = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
