@@ -1,0 +1,64 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer; they make what else they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CELERY_VENV := .venv-celery
+# Options for pytest: make test ARGS="-k redis -x"
+ARGS ?=
+
+.PHONY: help demo test lint prove bench docs clean servers
+
+help:
+	@echo "make demo    see it work: a small project on SQLite, no server needed"
+	@echo "make test    install what the tests need, then lint, type checks and all tests"
+	@echo "make lint    ruff, mypy and pyright"
+	@echo "make prove   the long form of every fault test"
+	@echo "make bench   measure, beside Celery and dramatiq on this machine"
+	@echo "make docs    write the generated pages anew"
+
+demo: $(VENV)/.installed
+	$(BIN)/celeriac demo
+
+test: $(VENV)/.developed $(CELERY_VENV)/.installed servers lint
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.developed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+prove: $(VENV)/.developed $(CELERY_VENV)/.installed servers
+	CELERIAC_PROOFS=docs/proofs.md $(BIN)/python -m pytest -m full $(ARGS)
+
+bench: $(VENV)/.developed $(CELERY_VENV)/.installed servers
+	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(VENV)/.developed
+	$(BIN)/python docs/generate.py
+
+servers:
+	@sh tests/install-servers.sh
+
+clean:
+	rm -rf $(VENV) $(CELERY_VENV) .celeriac .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "celeriac needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	@$(PYTHON) -m venv $(VENV) || { echo "make: $(PYTHON) has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.made pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.developed: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable ".[redis,yaml,zstd,brotli,uvloop]" --group dev
+	@touch $@
+
+# Real Celery, to stand on the other side of the tests, and dramatiq, to be measured beside. Never in the same Python.
+$(CELERY_VENV)/.installed: Makefile
+	$(PYTHON) -m venv $(CELERY_VENV)
+	$(CELERY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "celery==5.7.*" redis "dramatiq==2.2.*" msgpack PyYAML
+	@touch $@
