@@ -1,0 +1,1 @@
+"""What runs a task: message bytes in, a finished report out. No socket, no process, no signal."""
