@@ -108,8 +108,8 @@ def decode(
 ) -> Any:
     """The value of bytes of a content type. `accept` holds content types (`accept_set`); None accepts all but pickle.
 
-    Raises ContentDisallowed for a content type that is not accepted, DecodeError for bytes that can't be read. A content
-    type that nobody registered is text in its content encoding, or bytes where that is binary.
+    Raises ContentDisallowed for a content type that is not accepted, DecodeError for bytes that can't be read. A
+    content type that nobody registered is text in its content encoding, or bytes where that is binary.
     """
     content_type = content_type or "application/data"
     if content_type not in TRUSTED and (content_type == PICKLE if accept is None else content_type not in accept):
@@ -198,10 +198,13 @@ def _plain(value: Any) -> Any:
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    for base in (int, float, str, bytes):
-        if isinstance(value, base):
-            return base(value)
-    if isinstance(value, bytearray | memoryview):
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     raise TypeError(f"can not serialize {kind.__name__!r} object")
 

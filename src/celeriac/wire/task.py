@@ -218,6 +218,11 @@ class _Embed(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     chord: dict[str, Any] | None = None
 
 
+_Body = tuple[
+    list[Any] | tuple[Any, ...], dict[str, Any], list[Any] | None, list[Any] | None, list[Any] | None, Any,
+    dict[str, Any] | None,
+]  # fmt: skip
+"""args, kwargs, callbacks, errbacks, chain, chord, other embedded fields."""
 _decode_shut = msgspec.json.Decoder(_Shut).decode
 _decode_open = msgspec.json.Decoder(_Open).decode
 _decode_body = msgspec.json.Decoder(tuple[list[Any], dict[str, Any], _Embed]).decode
@@ -236,10 +241,10 @@ def read_head(blob: bytes) -> Head:
     try:
         outer = _decode_shut(blob)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return _read(blob, _PARENT_READS).head()
+        return _Reading(blob, _PARENT_READS).head()
     headers = outer.headers
     if blob.startswith(_BODY_IS_MAP) or (headers.stamps and blob.find(values.TAG) >= 0):
-        return _read(blob, _PARENT_READS).head()
+        return _Reading(blob, _PARENT_READS).head()
     return _head(headers, outer.properties or _NO_PROPERTIES, outer.content_type, outer.content_encoding, 2)
 
 
@@ -310,14 +315,12 @@ def unpack(blob: bytes, accept: frozenset[str]) -> TaskMessage:
             or codec.JSON not in accept
             or body.find(values.TAG) >= 0
         ):
-            return _read(blob, accept).message()
+            return _Reading(blob, accept).message()
         args, kwargs, embed = _decode_body(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return _read(blob, accept).message()
-    return _message(
-        headers, properties, outer.content_type, outer.content_encoding, 2,
-        args, kwargs, embed.callbacks, embed.errbacks, embed.chain, embed.chord, None, None, None,
-    )  # fmt: skip
+        return _Reading(blob, accept).message()
+    parts = args, kwargs, embed.callbacks, embed.errbacks, embed.chain, embed.chord, None
+    return _message(headers, properties, outer.content_type, outer.content_encoding, 2, parts, None, None)
 
 
 def _message(
@@ -326,16 +329,11 @@ def _message(
     content_type: str | None,
     content_encoding: str | None,
     protocol: int,
-    args: list[Any] | tuple[Any, ...],
-    kwargs: dict[str, Any],
-    callbacks: list[Any] | None,
-    errbacks: list[Any] | None,
-    chain: list[Any] | None,
-    chord: Any,
-    embed_extra: dict[str, Any] | None,
+    body: _Body,
     custom: dict[str, Any] | None,
     extra: dict[str, Any] | None,
 ) -> TaskMessage:
+    args, kwargs, callbacks, errbacks, chain, chord, embed_extra = body
     info = properties.delivery_info or _NO_INFO
     exchange, routing_key, tag = info.exchange or "", info.routing_key or "", properties.delivery_tag
     if properties.expiration is not None:
@@ -392,13 +390,9 @@ _KNOWN_HEADERS = frozenset(_Headers.__struct_encode_fields__)
 _KNOWN_PROPERTIES = frozenset(_Properties.__struct_encode_fields__)
 _BODY_FIELDS = _KNOWN_HEADERS - {"compression", "redelivered", frame.LOSSES}
 """Fields that stand in the body of protocol 1."""
-_Body = tuple[
-    list[Any] | tuple[Any, ...], dict[str, Any], list[Any] | None, list[Any] | None, list[Any] | None, Any,
-    dict[str, Any] | None,
-]  # fmt: skip
 
 
-class _Read:
+class _Reading:
     """A message that is being read the general way."""
 
     __slots__ = ("_accept", "_body", "_headers", "_parts", "_properties", "_protocol")
@@ -424,9 +418,8 @@ class _Read:
         if isinstance(found.get("timelimit"), list) and not found["timelimit"]:
             found["timelimit"] = None
         self._headers = _convert(found, _Headers, "header")
-        self._properties = _convert(
-            {name: value for name, value in parts.properties.items() if name in _KNOWN_PROPERTIES}, _Properties, "property"
-        )
+        known = {name: value for name, value in parts.properties.items() if name in _KNOWN_PROPERTIES}
+        self._properties = _convert(known, _Properties, "property")
 
     def _content(self) -> Any:
         """The decoded body."""
@@ -452,7 +445,7 @@ class _Read:
             raise InvalidTaskError(f"neither protocol 2 (no header `task`) nor protocol 1: {exc}") from None
         if not isinstance(found, dict) or "task" not in found:
             raise InvalidTaskError(
-                "unknown protocol: neither a header `task` (protocol 2) nor a body that is a map with `task` (protocol 1)"
+                "unknown protocol: no header `task` (protocol 2), no body that is a map with `task` (protocol 1)"
             )
         if "taskset" in found:
             found = {**found, "group": found["taskset"]}
@@ -488,7 +481,7 @@ class _Read:
         extra = {name: value for name, value in parts.properties.items() if name not in _KNOWN_PROPERTIES}
         return _message(
             self._headers, self._properties, parts.content_type, parts.content_encoding, self._protocol,
-            *body, custom or None, extra or None,
+            body, custom or None, extra or None,
         )  # fmt: skip
 
 
@@ -690,8 +683,8 @@ class Template:
         repr_limit: int = 1024,
         repr_levels: int = 3,
     ) -> None:
-        """`message` gives every field but id, args, kwargs, root_id, parent_id, correlation_id and the two reprs. It may
-        carry no links, chain or chord: those want `pack`. JSON without compression only."""
+        """`message` gives every field but id, args, kwargs, root_id, parent_id, correlation_id and the two reprs. It
+        may carry no links, chain or chord: those want `pack`. JSON without compression only."""
         if message.callbacks or message.errbacks or message.chain or message.chord or message.embed_extra:
             raise ValueError("a template has no links, chain or chord")
         marks = [new_id() for _ in range(6)]
@@ -707,8 +700,8 @@ class Template:
         body_end = blob.index('", "content-encoding"')
         texts = ['{"body": "']
         rest = blob[body_end:]
-        for mark in (f'"{task_id}"', f'"{root}"', f'"{parent}"', f'"{arguments}"', f'"{keywords}"', f'"{task_id}"', f'"{tag}"'):
-            before, _, rest = rest.partition(mark)
+        for mark in (task_id, root, parent, arguments, keywords, task_id, tag):
+            before, _, rest = rest.partition(f'"{mark}"')
             texts.append(before)
         self._texts = (*texts, rest)
         self._limit = repr_limit
