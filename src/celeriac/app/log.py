@@ -77,5 +77,10 @@ def setup(conf: Any, loglevel: str | int, logfile: str | None = None, color: boo
         None, logger=root, loglevel=level, logfile=logfile, format=WORKER_FORMAT, colorize=color
     )
     telemetry.after_setup_task_logger.send(
-        None, logger=logging.getLogger("celery.task"), loglevel=level, logfile=logfile, format=TASK_FORMAT, colorize=color
+        None,
+        logger=logging.getLogger("celery.task"),
+        loglevel=level,
+        logfile=logfile,
+        format=TASK_FORMAT,
+        colorize=color,
     )

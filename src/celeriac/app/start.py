@@ -17,6 +17,7 @@ from celeriac.model.worker_options import POOLS, WorkerOptions, node_name
 
 if TYPE_CHECKING:
     from celeriac.app.app import Celeriac
+
     from celeriac.worker.config import WorkerConfig
     from celeriac.worker.worker import Worker
 
@@ -67,9 +68,15 @@ def worker_config(app: Celeriac, options: WorkerOptions) -> WorkerConfig:
         make_backend=app.backend,
         loader="celeriac.app.program:load",
         spec={
-            "app": options.app_spec, "workdir": options.workdir or os.getcwd(), "include": list(options.include),
-            "settings": list(options.settings), "hostname": hostname, "loglevel": options.loglevel,
-            "logfile": options.logfile, "color": options.color, "pool": pool,
+            "app": options.app_spec,
+            "workdir": options.workdir or os.getcwd(),
+            "include": list(options.include),
+            "settings": list(options.settings),
+            "hostname": hostname,
+            "loglevel": options.loglevel,
+            "logfile": options.logfile,
+            "color": options.color,
+            "pool": pool,
         },
         pool=pool,
         concurrency=options.concurrency or _concurrency(conf.worker_concurrency, pool),

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
-from celeriac.wire.task import read_head
 
 from celeriac import telemetry
 from celeriac.errors import CeleryError, InvalidTaskError
@@ -18,6 +17,7 @@ from celeriac.pools.frames import Ask
 from celeriac.pools.handle import Call
 from celeriac.pools.processes import Pool
 from celeriac.wire import frame
+from celeriac.wire.task import read_head
 from celeriac.worker.admission import UNKNOWN_HEADER, End, Limits, Wait, decide
 from celeriac.worker.config import WorkerConfig
 from celeriac.worker.limits import Buckets
@@ -245,6 +245,9 @@ class Dispatch:
                 head.id, document, "SUCCESS", self.config.result_expires, head.redelivered or head.retries > 0
             )
         self.outbox.add(Completion(held.receipt, ACK, store), held)
+        if self._event is not None:
+            self._event("task-started", head)
+            self._event("task-succeeded", head, result="", runtime=runtime)
         self.processed[head.task] = self.processed.get(head.task, 0) + 1
 
     def on_report(self, call: Call, report: Report) -> None:
@@ -269,7 +272,27 @@ class Dispatch:
                 expires = self.config.failure_expires
             store = msgspec.structs.replace(store, expires=expires, guard=True)
         self.outbox.add(Completion(held.receipt, settlement, store, report.publish), held)
+        if self._event is not None:
+            self._tell_ended(call, report)
         self.processed[head.task] = self.processed.get(head.task, 0) + 1
+
+    def _tell_ended(self, call: Call, report: Report) -> None:
+        assert self._event is not None
+        head = call.owner.head
+        if call.end is None:
+            self._event("task-started", head)
+        match report.state:
+            case "SUCCESS":
+                self._event("task-succeeded", head, result=report.result, runtime=report.runtime)
+            case "FAILURE":
+                self._event("task-failed", head, exception=report.result, traceback=report.traceback)
+            case "RETRY":
+                self._event("task-retried", head, exception=report.result, traceback=report.traceback)
+            case "REVOKED":
+                why = call.end[0] if call.end is not None else "terminated"
+                self._event("task-revoked", head, terminated=why == "terminated", signum=None, expired=why == "expired")
+            case "REJECTED":
+                self._event("task-rejected", head, requeue=not isinstance(report.settlement, Dead))
 
     def on_lost(self, call: Call, reason: str) -> None:
         held: Held = call.owner

@@ -13,8 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
-from celeriac.worker.control import Control
-from celeriac.worker.events import Events
 
 from celeriac import telemetry
 from celeriac.errors import ImproperlyConfigured, OperationalError
@@ -22,8 +20,10 @@ from celeriac.model.message import RETURN, Completion, Envelope, Store
 from celeriac.pools.frames import Ask
 from celeriac.ports import Broker, Bus, ResultBackend
 from celeriac.worker.config import WorkerConfig
+from celeriac.worker.control import Control
 from celeriac.worker.dispatch import Dispatch
 from celeriac.worker.documents import final
+from celeriac.worker.events import Events
 from celeriac.worker.session import Session, lasting
 
 log = logging.getLogger("celeriac.worker")
