@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NoReturn
 
 import click
@@ -103,7 +103,9 @@ def _load(place: str) -> click.Command:
 
 def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        click.echo(f"celeriac {version('celeriac')} (Python {sys.version.partition(' ')[0]})")
+        from celeriac import __version__
+
+        click.echo(f"celeriac {__version__} (Python {sys.version.partition(' ')[0]})")
         ctx.exit()
 
 

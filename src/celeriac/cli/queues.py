@@ -32,9 +32,7 @@ def places(*allowed: Place, default: Place) -> Callable[[Command], Command]:
         for place in reversed(allowed):
             flag = f"--{place.value.replace(' ', '-')}"
             text = f"What is {place.value}." + (" This is the default." if place is default else "")
-            function = click.option(
-                flag, "place", flag_value=place.value, default=place.value if place is default else None, help=text
-            )(function)
+            function = click.option(flag, "place", flag_value=place.value, default=None, help=text)(function)
         return function
 
     return add
@@ -84,9 +82,9 @@ def queues(ctx: click.Context, named: tuple[str, ...], as_json: bool) -> int | N
 @click.option("-n", "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def show(session: Session, queue: str, place: str, limit: int, as_json: bool) -> int:
+def show(session: Session, queue: str, place: str | None, limit: int, as_json: bool) -> int:
     """List messages of QUEUE, next to be served first."""
-    where = Place(place)
+    where = Place(place or Place.READY)
 
     async def look(broker: Broker) -> list[Item]:
         found = []
@@ -125,9 +123,9 @@ def show(session: Session, queue: str, place: str, limit: int, as_json: bool) ->
 @places(Place.DEAD, Place.SCHEDULED, Place.PARKED, default=Place.DEAD)
 @click.option("--all", "every", is_flag=True, help="All of them, instead of single ids.")
 @click.pass_obj
-def retry(session: Session, queue: str, ids: tuple[str, ...], place: str, every: bool) -> int:
+def retry(session: Session, queue: str, ids: tuple[str, ...], place: str | None, every: bool) -> int:
     """Put dead messages of QUEUE back to be run (or scheduled or parked ones, now)."""
-    return _act(session, queue, ids, Place(place), every, "put back", lambda broker: broker.restore)
+    return _act(session, queue, ids, Place(place or Place.DEAD), every, "put back", lambda broker: broker.restore)
 
 
 @queues.command()
@@ -137,12 +135,13 @@ def retry(session: Session, queue: str, ids: tuple[str, ...], place: str, every:
 @click.option("--all", "every", is_flag=True, help="All of them, instead of single ids.")
 @click.option("-f", "--force", is_flag=True, help="Don't ask.")
 @click.pass_obj
-def remove(session: Session, queue: str, ids: tuple[str, ...], place: str, every: bool, force: bool) -> int:
+def remove(session: Session, queue: str, ids: tuple[str, ...], place: str | None, every: bool, force: bool) -> int:
     """Delete dead messages of QUEUE (or ready, scheduled or parked ones) for good. Nothing is stored as their result:
     `cancel` ends a task so that those who wait for it are told."""
-    if every and not force:
-        click.confirm(f"Delete everything that is {place} in queue {queue}?", abort=True)
-    return _act(session, queue, ids, Place(place), every, "deleted", lambda broker: broker.remove)
+    where = Place(place or Place.DEAD)
+    if every and not ids and not force:
+        click.confirm(f"Delete everything that is {where.value} in queue {queue}?", abort=True)
+    return _act(session, queue, ids, where, every, "deleted", lambda broker: broker.remove)
 
 
 @queues.command()
