@@ -1,0 +1,47 @@
+"""The examples run as their folders are, with a worker, on a SQLite file of their own."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from tests.processes import ROOT, Project
+
+
+def play(tmp_path: Path, example: str, *scripts: tuple[str, ...]) -> str:
+    """Start the example's worker and run its scripts; return what they printed."""
+    folder = tmp_path / example
+    shutil.copytree(ROOT / "examples" / example, folder)
+    (folder / "pyproject.toml").touch()  # the folder is a project: its messages lie in it
+    project = Project(folder, {})
+    printed = ""
+    with project.worker("-c", "2") as worker:
+        for words in scripts:
+            with project.python(*words) as script:
+                assert script.wait(60) == 0, script.output + worker.output
+                printed += script.output
+        assert worker.terminate() == 0, worker.output
+    assert (folder / ".celeriac" / "celeriac.db").exists()
+    return printed
+
+
+def test_quickstart(tmp_path: Path) -> None:
+    """The first task of the README gives what the quickstart says."""
+    assert play(tmp_path, "quickstart", ("send.py",)) == "5\n"
+
+
+def test_tour(tmp_path: Path) -> None:
+    """Each part of the tour does what it shows."""
+    lines = play(tmp_path, "tour", ("send.py",), ("send_async.py",)).splitlines()
+    assert re.fullmatch(r"[0-9a-f-]{36} 5", lines[0])
+    assert lines[1:4] == ["5 5", "5", "raised: as asked FAILURE"]
+    assert lines[4].split()[0] in ("PENDING", "PROGRESS", "SUCCESS")
+    assert lines[5:] == ["100 SUCCESS", "/shoes /hats", "half done", "charged Ada once at most", "10.0"]
+
+
+def test_demo(tmp_path: Path) -> None:
+    """The demo's project counts the words of any text."""
+    (tmp_path / "text.md").write_text("carrot celery celeriac celery\n")
+    printed = play(tmp_path, "demo", ("run.py", str(tmp_path / "text.md"), str(tmp_path / "text.md")))
+    assert [line.split() for line in printed.splitlines()] == [["4", "celery"], ["2", "carrot"], ["2", "celeriac"]]
