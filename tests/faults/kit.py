@@ -4,6 +4,7 @@ that says what is missing and which repeats nothing excuses."""
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -27,7 +28,7 @@ from celeriac.ports import Broker, Place, Reader, Sender
 from celeriac.wire.task import read_head
 from tests.processes import Process, Project
 
-TASKS = Path(__file__).parent / "project" / "tasks.py"
+TASKS = Path(__file__).parent / "project"
 QUEUE = "celery"
 FINAL = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 T = TypeVar("T")
@@ -172,12 +173,15 @@ class Site:
         lease: float = 2.0,
         settings: Mapping[str, Any] | None = None,
         through: str | None = None,
+        module: str = "tasks",
     ) -> None:
-        """`through`: another URL of the same broker (a proxy) that the workers use; the test goes straight."""
+        """`through`: another URL of the same broker (a proxy) that the workers use; the test goes straight. `module`:
+        what workers are started with, one of the files in `project/`."""
         folder.mkdir(parents=True, exist_ok=True)
         self.broker_url = broker
         self.backend_url = backend or broker
         self.lease = lease
+        self.module = module
         self.ledger = Ledger(folder / "ledger")
         self.settings = {
             "broker_url": through or broker,
@@ -187,7 +191,7 @@ class Site:
         }
         self.project = Project(
             folder,
-            {"tasks.py": TASKS.read_text()},
+            {path.name: path.read_text() for path in TASKS.glob("*.py")},
             {"FAULT_SETTINGS": json.dumps(self.settings), "FAULT_LEDGER": str(self.ledger.path)},
         )
         self.app = Celeriac("tests", broker=broker, backend=self.backend_url)
@@ -334,7 +338,9 @@ class Site:
     def worker(self, *options: str, ready: float | None = 20.0, env: Mapping[str, str] | None = None) -> Process:
         """Start a worker that is named in the ledger's marks."""
         name = f"w{len(self.workers)}"
-        process = self.project.worker("-n", name, *options, env={"FAULT_WORKER": name, **(env or {})}, ready=ready)
+        process = self.project.worker(
+            "-n", name, *options, app=self.module, env={"FAULT_WORKER": name, **(env or {})}, ready=ready
+        )
         self.workers.append(process)
         self._names[id(process)] = name
         self._open.enter_context(process)
@@ -377,6 +383,31 @@ def forms(names: str, short: Any, full: Any, timeout: int = 120) -> pytest.MarkD
 def age(start: float) -> float:
     """Seconds since a monotonic moment."""
     return time.monotonic() - start
+
+
+# --- messages, made by hand: independent of the code that is tested
+
+
+def message(task_id: str, task: Any = "tasks.work", args: Any = (), **changes: Any) -> dict[str, Any]:
+    """A task message of Celery's protocol 2 in kombu's envelope. `changes` replace headers."""
+    headers = {
+        "lang": "py", "task": task, "id": task_id, "shadow": None, "eta": None, "expires": None, "group": None,
+        "group_index": None, "retries": 0, "timelimit": [None, None], "root_id": task_id, "parent_id": None,
+        "argsrepr": "()", "kwargsrepr": "{}", "origin": "gen1@test", "ignore_result": False,
+        "replaced_task_nesting": 0, "stamped_headers": None, "stamps": {},
+    }  # fmt: skip
+    body = json.dumps([list(args), {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
+    return {
+        "body": base64.b64encode(body.encode()).decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {**headers, **changes},
+        "properties": {
+            "correlation_id": task_id, "reply_to": str(uuid4()), "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": QUEUE}, "priority": 0, "body_encoding": "base64",
+            "delivery_tag": str(uuid4()),
+        },
+    }  # fmt: skip
 
 
 # --- storms

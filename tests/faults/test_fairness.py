@@ -11,6 +11,7 @@ import pytest
 from tests.faults.conftest import MakeSite
 from tests.faults.kit import forms, until
 
+
 @forms("count,seconds", (16, 0.25), (100, 1.0), timeout=400)
 @pytest.mark.parametrize("taught", [pytest.param(False, id="fresh"), pytest.param(True, id="taught")])
 @pytest.mark.parametrize("kind", ["sleeps", "holds-the-gil"])

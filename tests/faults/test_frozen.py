@@ -17,6 +17,7 @@ from tests.faults.kit import forms, until
 from tests.proxy import FreezeProxy
 from tests.servers import RedisServer
 
+
 @forms("freezes", 1, 10, timeout=900)
 def test_a_frozen_worker_consumes_again_within_twenty_seconds(
     redis: RedisServer, make_site: MakeSite, freezes: int, figures: dict[str, Any]

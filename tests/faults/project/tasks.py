@@ -72,6 +72,12 @@ def early(self: Any, seconds: float = 0.0) -> int:
     return os.getpid()
 
 
+@app.task
+def echo(value: Any) -> Any:
+    """Give the argument back."""
+    return value
+
+
 @app.task(bind=True)
 def gate(self: Any, path: str) -> int:
     """Wait for a file."""
@@ -153,7 +159,7 @@ def poison(self: Any) -> None:
 @app.task(bind=True)
 def note(self: Any, *args: Any) -> None:
     """A link: mark that it ran, with its first argument."""
-    mark("note", self.request.id, str(args[0] if args else "-").replace(" ", "_"))
+    mark("note", self.request.id, str(args[0] if args else "-")[:40].replace(" ", "_"))
 
 
 @app.task
