@@ -1,4 +1,4 @@
-"""Starts a worker for an app: fills in what the options leave open, shows the banner, runs the loop, says how it ended."""
+"""Starts a worker for an app: fills in what the options leave open, shows the banner, runs the loop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import platform
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 from celeriac import telemetry
 from celeriac.app import log
@@ -16,19 +17,26 @@ from celeriac.errors import ImproperlyConfigured
 from celeriac.model.worker_options import POOLS, WorkerOptions, node_name
 
 if TYPE_CHECKING:
-    from celeriac.app.app import Celeriac
+    pass
 
-    from celeriac.worker.config import WorkerConfig
-    from celeriac.worker.worker import Worker
+
+class WorkedApp(Protocol):
+    """The app, as far as a worker's start needs it."""
+
+    main: Any
+    conf: Any
+    broker: Callable[[], Broker]
+    backend: Callable[[], ResultBackend | None]
+
+    def queue_names(self) -> Iterable[str]: ...
+
 
 ASYNC_SEATS = 100
 """Tasks at once in an asyncio, gevent or eventlet child when nobody says."""
 
 
-def run_worker(app: Celeriac, options: WorkerOptions) -> int:
+def run_worker(app: WorkedApp, options: WorkerOptions) -> int:
     """Run a worker until it is stopped; return the exit code. Raises ImproperlyConfigured for what can't be used."""
-    from celeriac.worker.worker import Worker
-
     conf = app.conf
     log.setup(conf, options.loglevel, options.logfile, options.color)
     config = worker_config(app, options)
@@ -45,10 +53,8 @@ def run_worker(app: Celeriac, options: WorkerOptions) -> int:
         telemetry.worker_shutdown.send(worker)
 
 
-def worker_config(app: Celeriac, options: WorkerOptions) -> WorkerConfig:
+def worker_config(app: WorkedApp, options: WorkerOptions) -> WorkerConfig:
     """Everything that the worker needs, from options first and settings second."""
-    from celeriac.worker.config import WorkerConfig
-
     conf = app.conf
     hostname = options.hostname or node_name("", socket.gethostname())
     pool = options.pool or _pool_name(conf.worker_pool)
@@ -131,7 +137,7 @@ def _loop(main: Any) -> int:
     return int(uvloop.run(main))
 
 
-async def _purge(app: Celeriac, queues: tuple[str, ...]) -> None:
+async def _purge(app: WorkedApp, queues: tuple[str, ...]) -> None:
     broker = app.broker()
     try:
         for queue in queues:
@@ -140,7 +146,7 @@ async def _purge(app: Celeriac, queues: tuple[str, ...]) -> None:
         await broker.close()
 
 
-def _queues(app: Celeriac, options: WorkerOptions) -> tuple[str, ...]:
+def _queues(app: WorkedApp, options: WorkerOptions) -> tuple[str, ...]:
     names = options.queues or tuple(app.queue_names())
     left = tuple(name for name in names if name not in options.exclude_queues)
     if not left:
@@ -172,7 +178,7 @@ def _seconds(value: Any) -> float | None:
     return float(value.total_seconds()) if hasattr(value, "total_seconds") else float(value)
 
 
-def _banner(app: Celeriac, config: WorkerConfig) -> str:
+def _banner(app: WorkedApp, config: WorkerConfig) -> str:
     from celeriac import __version__
 
     backend = config.make_backend()

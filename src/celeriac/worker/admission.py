@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import dataclass
 
-from celeriac.wire.task import Head
-
 from celeriac.model.outcome import TaskTraits
+from celeriac.wire.task import Head
 
 UNKNOWN_HEADER = "x-celeriac-unknown"
 """`[first seen (Unix seconds), tries]`: how long a message with an unknown task name has been going round."""

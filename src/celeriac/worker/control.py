@@ -7,22 +7,32 @@ import inspect
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from celeriac.errors import CeleryError, OperationalError
 from celeriac.ports import Bus
 from celeriac.wire import notice
-
-if TYPE_CHECKING:
-    from celeriac.worker.worker import Worker
+from celeriac.worker.config import WorkerConfig
+from celeriac.worker.dispatch import Dispatch
+from celeriac.worker.events import Events
 
 log = logging.getLogger("celeriac.worker")
+
+
+class Controlled(Protocol):
+    """The worker, as far as commands reach."""
+
+    config: WorkerConfig
+    dispatch: Dispatch
+    events: Events
+
+    def stop(self, how: str, signum: int | None) -> None: ...
 
 
 class Control:
     """Listens for requests and answers them."""
 
-    def __init__(self, worker: Worker, bus: Bus) -> None:
+    def __init__(self, worker: Controlled, bus: Bus) -> None:
         self._worker = worker
         self._bus = bus
         self._commands: dict[str, Callable[..., Any]] = {
@@ -83,7 +93,7 @@ class Control:
 
 
 def _revoke(
-    worker: Worker, task_id: str | list[str], terminate: bool = False, signal: str = "SIGTERM", **_: Any
+    worker: Controlled, task_id: str | list[str], terminate: bool = False, signal: str = "SIGTERM", **_: Any
 ) -> dict[str, str]:
     """End what waits here; the durable list in the broker keeps the rest from running."""
     ids = [task_id] if isinstance(task_id, str) else list(task_id)

@@ -1,4 +1,4 @@
-"""Events for monitors, as Celery's workers send them: heartbeats, and task events with `-E`. In batches, never blocking."""
+"""Events for monitors, as Celery's workers send them: heartbeats, and task events with `-E`. In batches."""
 
 from __future__ import annotations
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import msgspec
-from celeriac.wire.task import Head
 
 from celeriac.model.message import Completion, Receipt
 from celeriac.model.outcome import TaskTraits
+from celeriac.wire.task import Head
 
 
 class Held(msgspec.Struct, gc=False):
