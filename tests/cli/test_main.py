@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 import pytest
 
-from celeriac.cli import main
 from tests.cli.conftest import Command
 
 
@@ -106,7 +105,7 @@ def test_version(command: Command) -> None:
 def test_commands_of_other_packages(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands of the entry point group `celery.commands` are found, and see the session as Celery's context."""
     point = EntryPoint("carrot", "tests.cli.test_main:carrot", "celery.commands")
-    monkeypatch.setattr(main, "entry_points", lambda group: [point] if group == "celery.commands" else [])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [point])
     done = command("-q", "carrot", "--size", "3")
     assert (done.code, done.out) == (0, "3 True\n")
     assert "carrot From tests.cli.test_main." in " ".join(command("--help").out.split())
@@ -115,7 +114,7 @@ def test_commands_of_other_packages(command: Command, monkeypatch: pytest.Monkey
 def test_a_broken_command_of_another_package(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """A command of another package that can't be imported is named when it is called, and harms no other."""
     point = EntryPoint("carrot", "tests.cli.nowhere:carrot", "celery.commands")
-    monkeypatch.setattr(main, "entry_points", lambda group: [point])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [point])
     done = command("carrot")
     assert done.code == 1
     assert "command 'carrot' of tests.cli.nowhere:carrot can't be loaded" in done.err

@@ -5,19 +5,20 @@ Every error that a user can mend is one line on stderr and an exit code; only a 
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from celeriac.cli import exits
 from celeriac.cli.session import Session
 from celeriac.errors import CeleryCommandException, CeleryError, ImproperlyConfigured, OperationalError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 COMMANDS = {
     "worker": ("celeriac.cli.worker:worker", "Run tasks."),
@@ -78,6 +79,8 @@ class Commands(click.Group):
             return name, command, args[1:]
         if name in ABSENT:
             raise click.UsageError(f"there is no {name!r}: {ABSENT[name]}")
+        import difflib
+
         close = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
         raise click.UsageError(
             f"no such command {name!r}" + (f"; did you mean {close[0]!r}?" if close else "; see celeriac --help")
@@ -92,6 +95,8 @@ class Commands(click.Group):
 
 
 def _plugins() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # slow to import, and only help and foreign commands need it
+
     return {point.name: point for point in entry_points(group="celery.commands")}
 
 
