@@ -101,7 +101,7 @@ def after_success(message: Finished, result: Any, *, now: float, name: Name, pri
     `priority` is given to those that have none of their own. Raises InvalidTaskError for what can't be planned.
     """
     if message.chord is not None:
-        raise InvalidTaskError("chords are not supported yet: this task is a member of one")
+        raise unsupported_chord()
     origin = _Origin(message.id, message.root_id or message.id, priority, now, name)
     follow = Follow()
     for index, signature in enumerate(message.callbacks or ()):
@@ -109,6 +109,11 @@ def after_success(message: Finished, result: Any, *, now: float, name: Name, pri
     if message.chain:
         _plan(follow, origin, message.chain[-1], (result,), "chain", 0, list(message.chain[:-1]))
     return follow
+
+
+def unsupported_chord() -> InvalidTaskError:
+    """What a member of a chord fails with; better before it runs than after."""
+    return InvalidTaskError("chords are not supported yet: this task is a member of one")
 
 
 def error_link(message: Finished, signature: Any, index: int, *, now: float, name: Name) -> Follow:

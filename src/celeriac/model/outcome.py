@@ -21,6 +21,8 @@ class Report(msgspec.Struct, frozen=True, gc=False):
     result: str = ""
     """Shortened repr of the return value, or of the exception; for events and logs."""
     traceback: str = ""
+    more: tuple[Store, ...] = ()
+    """Documents of other tasks: later steps of a chain, which fail with this one."""
 
 
 class TaskTraits(msgspec.Struct, frozen=True, gc=False):

@@ -1,0 +1,527 @@
+"""From how a run ended to the report of it: document, follow-ups, settlement; on the way handlers, signals, log lines.
+
+Nothing raises here, whatever exceptions and handlers of users do.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from celeriac import telemetry
+from celeriac.canvas import advance
+from celeriac.errors import (
+    CeleryError,
+    Ignore,
+    NotRegistered,
+    Reject,
+    Retry,
+    TaskRevokedError,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
+from celeriac.model.message import ACK, Dead, Delay, Envelope, Requeue, Settlement, Store
+from celeriac.model.outcome import Report
+from celeriac.runtime.einfo import ExceptionInfo, describe
+from celeriac.runtime.errback import takes_failure
+from celeriac.runtime.job import Job, Pack, Plan, RunSettings
+from celeriac.runtime.limits import HardLimit, TerminatedByOperator
+from celeriac.runtime.lines import Lines, log
+from celeriac.wire import record, values
+from celeriac.wire.repr import safe_repr
+from celeriac.wire.task import TaskMessage, follow_up_id
+
+Ran = Report | tuple[bytes | None, float]
+"""How a run ended. The pair `(document or None, seconds)` is the plain case: SUCCESS, acknowledge, nothing to send."""
+PLAIN = frozenset({type(None), bool, int, float, str, list, dict, tuple, bytes})
+
+
+class Finish:
+    """Makes reports. One for each process; holds nothing of a single run."""
+
+    def __init__(self, plans: Callable[[str], Plan | None], settings: RunSettings, pack: Pack, lines: Lines) -> None:
+        self.settings = settings
+        self._plans = plans
+        self._pack = pack
+        self._lines = lines
+        self._json = settings.result_serializer == "json" and settings.result_compression is None
+        self._second = -1
+        self._prefix = ""
+        self.late: list[Coroutine[Any, Any, Any]] = []
+        """Coroutines that handlers and error links gave back; whoever called awaits them."""
+
+    # --- success
+
+    def succeeded(self, job: Job, value: Any) -> Ran:
+        """The function returned."""
+        message, task = job.message, job.plan.task
+        if type(value) not in PLAIN:
+            value = _stored_form(value)
+        try:
+            publish, document = self._outcome_of(job, value)
+        except Exception as error:  # what can't be stored or sent makes the task a failure
+            return self.failed(job, error)
+        task_id, args, kwargs = message.id, message.args, message.kwargs
+        overridden = task.overridden
+        if "on_success" in overridden:
+            self._handler(job, "on_success", value, task_id, args, kwargs)
+        if telemetry.task_success.receivers:
+            telemetry.task_success.send(task, result=value, runtime=job.runtime)
+        wanted = self._lines.wanted()
+        shown = ""
+        if wanted or self.settings.tells_results:
+            shown = safe_repr(value, job.plan.shown)
+            if wanted:
+                self._lines.succeeded(job.shown_name, task_id, job.runtime, shown)
+        if "after_return" in overridden:
+            self._handler(job, "after_return", "SUCCESS", value, task_id, args, kwargs, None)
+        self._postrun(job, value, "SUCCESS")
+        if not publish and not self.settings.tells_results:
+            return document, job.runtime
+        store = None if document is None else Store(task_id, document, "SUCCESS")
+        return Report(job.seq, "SUCCESS", ACK, store, publish, job.runtime, shown)
+
+    def _outcome_of(self, job: Job, value: Any) -> tuple[tuple[Envelope, ...], bytes | None]:
+        message, context = job.message, job.context
+        publish: tuple[Envelope, ...] = ()
+        children = context._children
+        if message.callbacks or message.chain or message.chord is not None:
+            follow = self._after(message, value)
+            publish = self._envelopes(message, follow)
+            children = [*(children or ()), *follow.children]
+        if context.outbox:
+            publish = (*publish, *context.outbox)
+        if job.ignores_result or not self.settings.stores_results:
+            return publish, None
+        tuples = [_tuple_of(c) for c in children] if children else []
+        if not self._json:
+            return publish, self._document(message, "SUCCESS", value, children=tuples)
+        extended = self._extended(message) if self.settings.result_extended else None
+        return publish, record.success(
+            message.id,
+            values.dumps(value),
+            self.date_text(),
+            values.dumps(tuples) if tuples else "[]",
+            message.parent_id,
+            message.group,
+            extended,
+        )
+
+    def _after(self, message: TaskMessage, value: Any) -> advance.Follow:
+        priority = message.priority if self.settings.inherit_parent_priority else None
+        return advance.after_success(message, value, now=time.time(), name=_namer(message), priority=priority)
+
+    def replayed(self, seq: int, message: TaskMessage, value: Any) -> Report:
+        """SUCCESS stands stored: only what follows from it. Raises what planning and packing raise."""
+        publish: tuple[Envelope, ...] = ()
+        if message.callbacks or message.chain or message.chord is not None:
+            publish = self._envelopes(message, self._after(message, value))
+        return Report(seq, "SUCCESS", ACK, None, publish)
+
+    # --- everything else
+
+    def failed(self, job: Job, error: BaseException) -> Report:
+        """The function raised, or what it returned can't be stored or sent."""
+        if isinstance(error, Retry):
+            return self._retried(job, error)
+        if isinstance(error, Reject):
+            return self._rejected(job, error)
+        if isinstance(error, Ignore):
+            return self._ignored(job, error)
+        if isinstance(error, TerminatedByOperator):
+            report = self.ended(job.seq, job.message, job.plan, "terminated", "", job)
+            self._postrun(job, error, "REVOKED")
+            return report
+        if isinstance(error, HardLimit):
+            error = TimeLimitExceeded(self._limit_of(job))
+        elif not isinstance(error, Exception):
+            error = _as_lost(error)
+        assert isinstance(error, Exception)
+        report = self._failure(job.seq, job.message, job.plan, error, job)
+        self._postrun(job, error, "FAILURE")
+        return report
+
+    def _failure(
+        self, seq: int, message: TaskMessage, plan: Plan | None, error: Exception, job: Job, *, log_it: bool = True
+    ) -> Report:
+        einfo = ExceptionInfo(error, skip=_own_frames(error))
+        trace = einfo.traceback if error.__traceback__ is not None else ""
+        task = plan.task if plan is not None else None
+        store, more = self._failure_documents(message, task, "FAILURE", error, trace or None, job)
+        publish = self._error_links(job, error, trace or None)
+        if plan is not None and task is not None:
+            args, kwargs = message.args, message.kwargs
+            if "on_failure" in task.overridden:
+                self._handler(job, "on_failure", error, message.id, args, kwargs, einfo)
+            if telemetry.task_failure.receivers:
+                telemetry.task_failure.send(
+                    task,
+                    task_id=message.id,
+                    exception=error,
+                    args=args,
+                    kwargs=kwargs,
+                    traceback=error.__traceback__,
+                    einfo=einfo,
+                )
+        if log_it:
+            expected = task is not None and bool(task.throws) and isinstance(error, tuple(task.throws))
+            self._say_failure(job, error, einfo, expected)
+        if task is not None and "after_return" in task.overridden:
+            self._handler(job, "after_return", "FAILURE", error, message.id, message.args, message.kwargs, einfo)
+        settlement: Settlement = ACK
+        shown = self._shown(error, plan)
+        if task is not None and task.acks_late and not task.acks_on_failure:
+            settlement = Dead(f"the task failed and acks_on_failure is off: {shown}")
+        return Report(seq, "FAILURE", settlement, store, publish, job.runtime, shown, trace, more)
+
+    def _retried(self, job: Job, error: Retry) -> Report:
+        message, task = job.message, job.plan.task
+        settlement: Settlement = ACK
+        publish: tuple[Envelope, ...] = ()
+        if error.sig is not None:
+            try:
+                settlement, publish = self._again(message, error.sig, task.acks_late)
+            except Exception as refused:  # a retry that can't be sent is a failure
+                return self.failed(job, refused)
+        einfo = ExceptionInfo(error, skip=_own_frames(error))
+        store = None
+        if self._stores_errors(job.message, task):
+            store = self._error_store(message, "RETRY", error.exc, einfo.traceback, job)
+        if "on_retry" in task.overridden:
+            self._handler(job, "on_retry", error.exc, message.id, message.args, message.kwargs, einfo)
+        if telemetry.task_retry.receivers:
+            telemetry.task_retry.send(task, request=job.context, reason=error, einfo=einfo)
+        if log.isEnabledFor(logging.INFO):
+            context = {"id": message.id, "name": job.shown_name, "exc": _text(error)}
+            log.info("Task %(name)s[%(id)s] retry: %(exc)s", context, extra={"data": context})
+        self._postrun(job, error, "RETRY")
+        shown = self._shown(error.exc if error.exc is not None else error, job.plan)
+        publish = (*publish, *(job.context.outbox or ()))
+        return Report(job.seq, "RETRY", settlement, store, publish, job.runtime, shown, einfo.traceback)
+
+    def _again(self, message: TaskMessage, signature: Any, late: bool) -> tuple[Settlement, tuple[Envelope, ...]]:
+        now = time.time()
+        step, due = advance.retry(message, signature, now=now)
+        again = msgspec.structs.replace(message, **step.fields)
+        publish_id = follow_up_id(message.id, message.retries, "publish retry")
+        envelope = self._pack(again, step.options, publish_id, due)
+        if not late or not advance.stays(message, step):
+            return ACK, (envelope,)
+        if due is None or due <= now:
+            return Requeue(envelope.blob), ()
+        return Delay(due, envelope.blob), ()
+
+    def _rejected(self, job: Job, error: Reject) -> Report:
+        message, task = job.message, job.plan.task
+        shown = describe(error)
+        context = {"id": message.id, "name": job.shown_name, "exc": shown}
+        log.warning("Task %(name)s[%(id)s] %(exc)s", context, extra={"data": context})
+        self._postrun(job, error, "REJECTED")
+        if error.requeue:
+            return Report(job.seq, "REJECTED", Requeue() if task.acks_late else ACK, runtime=job.runtime, result=shown)
+        store, more = self._failure_documents(message, task, "FAILURE", error, None, job)
+        settlement: Settlement = Dead(f"rejected by the task: {_text(error.reason)}") if task.acks_late else ACK
+        return Report(job.seq, "REJECTED", settlement, store, (), job.runtime, shown, more=more)
+
+    def _ignored(self, job: Job, error: Ignore) -> Report:
+        context = {"id": job.message.id, "name": job.shown_name, "description": "ignored"}
+        log.info("Task %(name)s[%(id)s] %(description)s", context, extra={"data": context})
+        self._postrun(job, error, "IGNORED")
+        return Report(job.seq, "IGNORED", ACK, None, tuple(job.context.outbox or ()), job.runtime, describe(error))
+
+    # --- what the parent ended
+
+    def ended(self, seq: int, message: TaskMessage, plan: Plan | None, why: str, detail: str, job: Job) -> Report:
+        """A message that was not run, or whose run was ended from outside. `why` and `detail` as in an END frame."""
+        task = plan.task if plan is not None else None
+        if why in ("revoked", "terminated", "expired"):
+            error: Exception = TaskRevokedError(why)
+            store, more = self._failure_documents(message, task, "REVOKED", error, None, job)
+            if telemetry.task_revoked.receivers:
+                telemetry.task_revoked.send(
+                    task,
+                    request=job.context,
+                    terminated=why == "terminated",
+                    signum=detail or None,
+                    expired=why == "expired",
+                )
+            return Report(seq, "REVOKED", ACK, store, (), job.runtime, describe(error), more=more)
+        if why == "rejected":
+            error = Reject(detail, False)
+            store, more = self._failure_documents(message, task, "FAILURE", error, None, job)
+            return Report(seq, "REJECTED", Dead(detail), store, (), 0.0, describe(error), more=more)
+        if why == "timeout":
+            report = self._failure(seq, message, plan, TimeLimitExceeded(_number(detail)), job)
+            late = task is None or task.acks_late
+            acks = task is None or task.acks_on_timeout
+            return msgspec.structs.replace(report, settlement=ACK if acks or not late else Requeue())
+        error = NotRegistered(message.task) if why == "unregistered" else WorkerLostError(detail)
+        report = self._failure(seq, message, plan, error, job)
+        return msgspec.structs.replace(report, settlement=Dead(detail or f"no task {message.task!r} is registered"))
+
+    def broken(self, job: Job, error: BaseException, trace: str) -> Report:
+        """An error that is not the task's own: FAILURE, without handlers, which may be what is broken."""
+        store = None
+        if self._stores_errors(job.message, job.plan.task):
+            shown = error if isinstance(error, Exception) else WorkerLostError(f"the engine met {describe(error)}")
+            document = self._any_document(job.message.id, "FAILURE", shown, traceback=trace, date_done=self.date_text())
+            store = Store(job.message.id, document, "FAILURE")
+        return Report(job.seq, "FAILURE", ACK, store, (), job.runtime, describe(error), trace)
+
+    # --- parts
+
+    def started(self, job: Job) -> Store | None:
+        """The STARTED document, where it is wanted."""
+        if job.ignores_result or not self.settings.stores_results:
+            return None
+        import os
+
+        value = {"pid": os.getpid(), "hostname": self.settings.hostname}
+        try:
+            return Store(job.message.id, self._document(job.message, "STARTED", value), "STARTED")
+        except CeleryError:
+            return None  # arguments that the result serializer can't hold
+
+    def _failure_documents(
+        self, message: TaskMessage, task: Any, state: str, error: Exception, trace: str | None, job: Job
+    ) -> tuple[Store | None, tuple[Store, ...]]:
+        """The document of this task and those of the chain's later steps, which end with it."""
+        if not self._stores_errors(message, task):
+            return None, ()
+        store = self._error_store(message, state, error, trace, job)
+        more = []
+        for task_id, group_id in advance.later_ids(message):
+            document = self._any_document(
+                task_id, state, error, traceback=trace, date_done=self.date_text(), group_id=group_id
+            )
+            more.append(Store(task_id, document, state, None, True))
+        return store, tuple(more)
+
+    def _stores_errors(self, message: TaskMessage, task: Any) -> bool:
+        if not self.settings.stores_results:
+            return False
+        given = message.ignore_result
+        ignored = getattr(task, "ignore_result", False) if given is None else given
+        return bool(not ignored or getattr(task, "store_errors_even_if_ignored", False))
+
+    def _error_store(self, message: TaskMessage, state: str, error: Any, trace: str | None, job: Job) -> Store:
+        children = job.context._children
+        tuples = [_tuple_of(c) for c in children] if children else []
+        try:
+            document = self._document(message, state, error, traceback=trace, children=tuples)
+        except Exception:  # arguments that can't be written, with result_extended
+            document = self._any_document(
+                message.id, state, error, traceback=trace, date_done=self.date_text(), parent_id=message.parent_id
+            )
+        return Store(message.id, document, state)
+
+    def _document(
+        self,
+        message: TaskMessage,
+        state: str,
+        result: Any,
+        *,
+        traceback: str | None = None,
+        children: list[Any] | None = None,
+    ) -> bytes:
+        return record.document(
+            message.id,
+            state,
+            result,
+            traceback=traceback,
+            children=children if children is not None else [],
+            date_done=self.date_text() if state in record.READY_STATES else None,
+            parent_id=message.parent_id,
+            group_id=message.group,
+            extended=self._extended(message) if self.settings.result_extended else None,
+            serializer=self.settings.result_serializer,
+            compression=self.settings.result_compression,
+        )
+
+    def _any_document(self, task_id: str, state: str, error: Any, **fields: Any) -> bytes:
+        """A document of an exception, by all means: in the end only its class and its repr."""
+        options: dict[str, Any] = {
+            "serializer": self.settings.result_serializer,
+            "compression": self.settings.result_compression,
+        }
+        try:
+            return record.document(task_id, state, error, **fields, **options)
+        except Exception:
+            plain = {"exc_type": type(error).__name__, "exc_message": [describe(error)], "exc_module": "builtins"}
+            return record.document(task_id, state, plain, **fields, **options)
+
+    def _extended(self, message: TaskMessage) -> Mapping[str, Any]:
+        return record.extended_fields(
+            message.task,
+            message.args,
+            message.kwargs,
+            self.settings.hostname,
+            message.retries,
+            message.routing_key,
+            message.stamped_headers,
+            message.stamps,
+        )
+
+    def _envelopes(self, message: TaskMessage, follow: advance.Follow) -> tuple[Envelope, ...]:
+        made = []
+        for step in follow.steps:
+            publish_id = follow_up_id(message.id, message.retries, f"publish {step.edge}", step.index)
+            made.append(self._pack(TaskMessage(**step.fields), step.options, publish_id))
+        return tuple(made)
+
+    def _error_links(self, job: Job, error: BaseException, trace: str | None) -> tuple[Envelope, ...]:
+        """Call error links that take the failure itself; give back the messages of the others."""
+        message = job.message
+        publish: list[Envelope] = []
+        for index, signature in enumerate(message.errbacks or ()):
+            name = signature.get("task") if isinstance(signature, Mapping) else None
+            plan = self._plans(name) if isinstance(name, str) else None
+            try:
+                if plan is not None and takes_failure(plan.task, signature):
+                    self._call_error_link(plan, signature, job, error, trace)
+                else:
+                    follow = advance.error_link(message, signature, index, now=time.time(), name=_namer(message))
+                    publish += self._envelopes(message, follow)
+            except BaseException:
+                log.exception("Errback %r raised an exception", name)
+        return tuple(publish)
+
+    def _call_error_link(
+        self, plan: Plan, signature: Mapping[str, Any], job: Job, error: BaseException, trace: str | None
+    ) -> None:
+        args = list(signature.get("args") or ())
+        if not signature.get("immutable"):
+            args = [job.context, error, trace, *args]
+        task: Any = plan.task
+        answer = (task if callable(task) else plan.call)(*args, **(signature.get("kwargs") or {}))
+        if isinstance(answer, Coroutine):
+            self.late.append(answer)
+
+    def _handler(self, job: Job, name: str, *args: Any) -> None:
+        """Call an overridden handler of the task. What it raises is logged: the outcome is known by then."""
+        try:
+            answer = getattr(job.plan.task, name)(*args)
+        except BaseException as error:
+            log.exception("Task %s[%s] %s handler raised: %s", job.shown_name, job.message.id, name, describe(error))
+            return
+        if isinstance(answer, Coroutine):
+            self.late.append(answer)
+
+    def _postrun(self, job: Job, value: Any, state: str) -> None:
+        if telemetry.task_postrun.receivers:
+            message = job.message
+            telemetry.task_postrun.send(
+                job.plan.task,
+                task_id=message.id,
+                task=job.plan.task,
+                args=message.args,
+                kwargs=message.kwargs,
+                retval=value,
+                state=state,
+            )
+
+    def _say_failure(self, job: Job, error: Exception, einfo: ExceptionInfo, expected: bool) -> None:
+        level = logging.INFO if expected else logging.ERROR
+        if not log.isEnabledFor(level):
+            return
+        message = job.message
+        context = {
+            "hostname": self.settings.hostname,
+            "id": message.id,
+            "name": job.shown_name,
+            "exc": describe(error),
+            "traceback": einfo.traceback,
+            "args": message.argsrepr or safe_repr(message.args),
+            "kwargs": message.kwargsrepr or safe_repr(message.kwargs),
+            "description": "raised expected" if expected else "raised unexpected",
+            "internal": False,
+        }
+        trace = error.__traceback__
+        for _ in range(_own_frames(error)):
+            trace = trace.tb_next if trace is not None and trace.tb_next is not None else trace
+        exc_info = None if expected or trace is None else (type(error), error, trace)
+        log.log(
+            level, "Task %(name)s[%(id)s] %(description)s: %(exc)s", context, exc_info=exc_info, extra={"data": context}
+        )
+
+    def _shown(self, error: Any, plan: Plan | None) -> str:
+        text = describe(error)
+        limit = plan.shown if plan is not None else 1024
+        return text if len(text) <= limit else text[: max(0, limit - 3)] + "..."
+
+    def _limit_of(self, job: Job) -> Any:
+        """The hard limit that the parent enforced: the message's, else the task's, else the worker's."""
+        limits = job.message.timelimit or (None, None)
+        limit = limits[0] or getattr(job.plan.task, "time_limit", None) or self.settings.time_limit
+        return int(limit) if isinstance(limit, float) and limit.is_integer() else limit
+
+    def date_text(self) -> str:
+        """Now, as `date_done` has it."""
+        zone = self.settings.timezone
+        if zone is not None:
+            return datetime.now(zone).isoformat()
+        now = time.time()
+        second = int(now)
+        if second != self._second:
+            self._prefix = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            self._second = second
+        micro = int((now - second) * 1e6)
+        return f"{self._prefix}.{micro:06d}+00:00" if micro else f"{self._prefix}+00:00"
+
+
+def _as_lost(error: BaseException) -> WorkerLostError:
+    """SystemExit, KeyboardInterrupt, a cancellation: stored as they are, they would end whoever reads the result."""
+    return WorkerLostError(f"the task raised {describe(error)}").with_traceback(error.__traceback__)
+
+
+def _stored_form(value: Any) -> Any:
+    """A returned result object is stored as its tuple."""
+    as_tuple = getattr(value, "as_tuple", None)
+    if callable(as_tuple) and hasattr(value, "id") and not isinstance(value, type):
+        try:
+            return as_tuple()
+        except Exception:
+            return value
+    return value
+
+
+def _tuple_of(child: Any) -> Any:
+    as_tuple = getattr(child, "as_tuple", None)
+    return as_tuple() if callable(as_tuple) else child
+
+
+def _namer(message: TaskMessage) -> advance.Name:
+    return lambda edge, index: follow_up_id(message.id, message.retries, edge, index)
+
+
+def _number(text: str) -> Any:
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return int(number) if number.is_integer() else number
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:
+        return describe(value)
+
+
+def _own_frames(error: BaseException) -> int:
+    """How many frames of the runtime stand before the user's code."""
+    count = 0
+    trace = error.__traceback__
+    while trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith(OWN):
+        count += 1
+        trace = trace.tb_next
+    return count if trace is not None else 0
+
+
+OWN = ("celeriac.runtime.", "celeriac.pools.", "asyncio.")
