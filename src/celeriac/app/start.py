@@ -15,9 +15,9 @@ from celeriac import telemetry
 from celeriac.app import log
 from celeriac.errors import ImproperlyConfigured
 from celeriac.model.worker_options import POOLS, WorkerOptions, node_name
-
-if TYPE_CHECKING:
-    pass
+from celeriac.ports import Broker, ResultBackend
+from celeriac.worker.config import WorkerConfig
+from celeriac.worker.worker import Worker
 
 
 class WorkedApp(Protocol):
