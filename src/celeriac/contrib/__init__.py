@@ -1,0 +1,1 @@
+"""Pieces for neighbours: what stands beside celeriac, not in it."""
