@@ -8,27 +8,37 @@ it later is seen.
 from __future__ import annotations
 
 import os
-import re
 import threading
-import types
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from datetime import timedelta
 from typing import Any
 
-from celeriac.errors import ImproperlyConfigured, UnknownSettingWarning
+from celeriac.app.sources import (
+    DJANGO_ZONE,
+    MISSING,
+    Source,
+    load_source,
+    looks_like_a_setting,
+    prefix_of,
+    symbol,
+    warn_unknown,
+)
+from celeriac.errors import ImproperlyConfigured
 from celeriac.model.settings import (
-    OLD_NAMES,
     SETTINGS,
     Setting,
     canonical,
-    cast,
+    cast_setting,
+    censor,
     defaults,
     find,
     known,
     nearest,
+    parse_words,
     seconds,
 )
+
+__all__ = ["CONFIG_MODULE", "ENVIRONMENT", "Settings", "cast_setting", "censor", "load_source", "parse_words", "symbol"]
 
 ENVIRONMENT = {
     "broker_url": "CELERY_BROKER_URL",
@@ -47,17 +57,6 @@ _FALLBACK = {
     "task_default_routing_key": "task_default_queue",
 }
 _COMPUTED = frozenset({*ENVIRONMENT, *_FALLBACK, "timezone"})
-_MISSING: Any = object()
-_FAMILIES = (
-    "beat_", "broker_", "celery", "control_", "database_", "event_", "redis_", "result_", "security_", "task_",
-    "worker_",
-)  # fmt: skip
-_NEIGHBOURS = ("redbeat_", "singleton_", "once", "email_", "haystack_", "progress_")
-"""Keys of packages that keep their settings beside Celery's."""
-_SECRET = re.compile(r"API|TOKEN|KEY|SECRET|PASS|PROFANITIES_LIST|SIGNATURE|DATABASE|BEAT_DBURI", re.IGNORECASE)
-_HARMLESS = frozenset({"task_default_routing_key", "database_create_tables_at_setup", "database_short_lived_sessions"})
-_PASSWORD = re.compile(r"(?<=://)([^\s/@:]*):[^\s/]*@")
-_STARS = "********"
 
 
 class Settings(MutableMapping[str, Any]):
@@ -66,6 +65,21 @@ class Settings(MutableMapping[str, Any]):
     Reading what is not set gives the default; a name that is no setting and was never set raises AttributeError or
     KeyError. Nothing is read from the source before the first look, writing does not need it.
     """
+
+    # Own attributes are kept in __dict__ by hand: assigning one would be a setting.
+    _changes: dict[str, Any]
+    _namespace: str | None
+    _hooks: tuple[Callable[[], object] | None, Callable[[], object] | None]
+    _environ: Mapping[str, str]
+    _pending: tuple[Any, bool] | None
+    _source: Source | None
+    _loaded: bool
+    _lock: threading.RLock
+    _added: list[Mapping[str, Any] | Callable[[], Mapping[str, Any]]]
+    _own: dict[str, Any]
+    _defaults: dict[str, Any] | None
+    _seen: set[str]
+    _observers: list[Callable[..., object]]
 
     def __init__(
         self,
@@ -90,7 +104,8 @@ class Settings(MutableMapping[str, Any]):
         state["_added"] = []
         state["_own"] = {}
         state["_defaults"] = None
-        state["_warned"] = set()
+        state["_seen"] = set()
+        state["_observers"] = []
         if changes:
             self.update(changes)
 
@@ -145,15 +160,14 @@ class Settings(MutableMapping[str, Any]):
     @property
     def configured(self) -> bool:
         """The source has been read."""
-        return bool(self._loaded)
+        return self._loaded
 
     # Celery's ways to look
 
     @property
     def changes(self) -> dict[str, Any]:
         """What was set through the app."""
-        found: dict[str, Any] = self._changes
-        return found
+        return self._changes
 
     @property
     def maps(self) -> list[Mapping[str, Any]]:
@@ -183,7 +197,19 @@ class Settings(MutableMapping[str, Any]):
 
     def value_set_for(self, key: str) -> bool:
         """True when `key` is set, be it to its default."""
-        return self._key(key) in self.without_defaults()
+        return self.origin(key) not in ("default", "")
+
+    def origin(self, key: str) -> str:
+        """Where the value of a key comes from: `environment`, `app`, `source` or `default`; empty for no setting."""
+        key = self._key(key)
+        if key in ENVIRONMENT and self._environ.get(ENVIRONMENT[key]):
+            return "environment"
+        if key in self._changes:
+            return "app"
+        self.finalize()
+        if self._source is not None and self._source.get(key) is not MISSING:
+            return "source"
+        return "default" if key in self._layer_defaults() else ""
 
     def table(self, with_defaults: bool = False, censored: bool = True) -> dict[str, Any]:
         """Keys and values; passwords are masked when `censored`."""
@@ -216,7 +242,7 @@ class Settings(MutableMapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         key = self._key(name)
         value = self._computed(key) if key in _COMPUTED else self._stored(key)
-        if value is _MISSING:
+        if value is MISSING:
             raise KeyError(name)
         return value
 
@@ -233,13 +259,16 @@ class Settings(MutableMapping[str, Any]):
 
     def __setitem__(self, name: str, value: Any) -> None:
         key = self._key(name)
-        if not known(key) and key not in self._warned and _suspicious(key):
-            self._warned.add(key)
-            _warn_unknown([key], 3)
-        self._changes[key] = value
+        if not known(key) and key not in self._seen:
+            self._seen.add(key)
+            if looks_like_a_setting(key):
+                warn_unknown([key])
         if key == "profile":
             defaults(value)  # raises for a wrong one
             self.__dict__["_defaults"] = None
+        self._changes[key] = value
+        for callback in self._observers:
+            callback(**{key: value})
 
     def __setattr__(self, name: str, value: Any) -> None:
         self[name] = value
@@ -256,7 +285,7 @@ class Settings(MutableMapping[str, Any]):
             raise AttributeError(name) from None
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self.get(name, _MISSING) is not _MISSING
+        return isinstance(name, str) and self.get(name, MISSING) is not MISSING
 
     def __iter__(self) -> Iterator[str]:
         self.finalize()
@@ -273,14 +302,25 @@ class Settings(MutableMapping[str, Any]):
         self._changes.clear()
         self.__dict__["_defaults"] = None
 
+    def bind_to(self, callback: Callable[..., object]) -> None:
+        """Call this with each change from now on, as a keyword."""
+        self._observers.append(callback)
+
+    def swap_with(self, other: Settings) -> None:
+        """Take over what the other one holds."""
+        other.finalize()
+        self.__dict__.update(other.__dict__)
+
     # Inside
 
     def _key(self, name: str) -> str:
         if name in SETTINGS:
             return name
+        if not isinstance(name, str):
+            raise KeyError(name)
         key = canonical(name)
         if key not in SETTINGS and self._namespace:
-            prefix = _prefix(self._namespace)
+            prefix = prefix_of(self._namespace)
             if name.startswith(prefix) and known(name[len(prefix) :].lower()):
                 return name[len(prefix) :].lower()
         return key
@@ -299,8 +339,8 @@ class Settings(MutableMapping[str, Any]):
         if key == "broker_url":
             return self._broker_from_parts()
         if key == "timezone" and self._source is not None:
-            zone = self._source.raw("TIME_ZONE")
-            return None if zone is _MISSING else zone
+            zone = self._source.raw(DJANGO_ZONE)
+            return None if zone is MISSING else zone
         return value
 
     def _broker_from_parts(self) -> str | None:
@@ -315,6 +355,8 @@ class Settings(MutableMapping[str, Any]):
 
         user, password, port, vhost = (parts[name] for name in names[1:])
         login = f"{quote(str(user or ''), safe='')}{':' + quote(str(password), safe='') if password else ''}"
+        if not (host or login or port or vhost):
+            return f"{parts['broker_transport']}://"
         place = f"{host or 'localhost'}{f':{port}' if port else ''}"
         path = quote(str(vhost), safe="") if vhost else ""
         return f"{parts['broker_transport'] or 'amqp'}://{login + '@' if login else ''}{place}/{path}"
@@ -322,24 +364,24 @@ class Settings(MutableMapping[str, Any]):
     def _stored(self, key: str) -> Any:
         if not self._loaded:
             self._load()
-        value = self._changes.get(key, _MISSING)
-        if value is not _MISSING:
+        value = self._changes.get(key, MISSING)
+        if value is not MISSING:
             return value
         if self._source is not None:
             value = self._source.get(key)
-            if value is not _MISSING:
+            if value is not MISSING:
                 return value
-        return self._layer_defaults().get(key, _MISSING)
+        return self._layer_defaults().get(key, MISSING)
 
     def _layer_defaults(self) -> dict[str, Any]:
-        layer: dict[str, Any] | None = self._defaults
+        layer = self._defaults
         if layer is None:
             self.finalize()
-            profile = self._changes.get("profile", _MISSING)
-            if profile is _MISSING and self._source is not None:
+            profile = self._changes.get("profile", MISSING)
+            if profile is MISSING and self._source is not None:
                 profile = self._source.get("profile")
-            added = [values() if callable(values) else values for values in self._added]
-            if profile is _MISSING:
+            added = [values if isinstance(values, Mapping) else values() for values in self._added]
+            if profile is MISSING:
                 profile = next((values["profile"] for values in added if "profile" in values), "safe")
             layer = {}
             for key, value in defaults(profile).items():
@@ -359,7 +401,7 @@ class Settings(MutableMapping[str, Any]):
             return
         for key in self._source.held():
             value = self._source.get(key)
-            if value is not _MISSING:
+            if value is not MISSING:
                 yield key, value
 
     def _load(self) -> bool:
@@ -375,7 +417,7 @@ class Settings(MutableMapping[str, Any]):
             found = True
             if source is not None:
                 try:
-                    state["_source"] = _Source(load_source(source), self._namespace)
+                    state["_source"] = Source(load_source(source), self._namespace, source)
                 except ImportError:
                     if not silent:
                         raise
@@ -386,216 +428,3 @@ class Settings(MutableMapping[str, Any]):
         if after is not None:
             after()
         return found
-
-
-class _Source:
-    """A source of configuration, looked into at each question."""
-
-    def __init__(self, source: Any, namespace: str | None) -> None:
-        """Raises ImproperlyConfigured when old and new names are mixed; warns of unknown ones, once."""
-        self._source = source
-        self._is_mapping = isinstance(source, Mapping) or (hasattr(source, "keys") and hasattr(source, "__getitem__"))
-        self._prefix = _prefix(namespace) if namespace else ""
-        names = self._names()
-        new = {name for name in names if name in SETTINGS}
-        self.old = {name for name in names if name in OLD_NAMES}
-        if not namespace:
-            _refuse_mix(new, self.old)
-        self._old_first = len(self.old) > len(new)
-        self._cache: dict[str, tuple[str, ...]] = {}
-        unknown = [name for name in names if self._is_unknown(name)]
-        if unknown:
-            _warn_unknown(unknown, 8, self._prefix)
-
-    def raw(self, name: str) -> Any:
-        """The value by its name in the source, or _MISSING."""
-        if self._is_mapping:
-            try:
-                return self._source[name]
-            except KeyError:
-                return _MISSING
-        return getattr(self._source, name, _MISSING)
-
-    def get(self, key: str) -> Any:
-        """The value of a key by whichever name the source has for it, or _MISSING."""
-        for name in self._cache.get(key) or self._spellings(key):
-            value = self.raw(name)
-            if value is not _MISSING:
-                return value
-        return _MISSING
-
-    def held(self) -> Iterator[str]:
-        """Keys that the source has; of a dict the unknown ones too."""
-        for name in self._names():
-            if self._prefix and name.startswith(self._prefix):
-                yield name[len(self._prefix) :].lower()
-            elif name in SETTINGS or (self._is_mapping and not self._prefix and name not in OLD_NAMES):
-                yield name
-            elif name in OLD_NAMES:
-                yield OLD_NAMES[name]
-
-    def _spellings(self, key: str) -> tuple[str, ...]:
-        old = SETTINGS[key].old if key in SETTINGS else ""
-        names: tuple[str, ...] = (key, old) if not self._old_first else (old, key)
-        if self._prefix:
-            short = key if self._prefix.islower() else key.upper()
-            names = (self._prefix + short, *names)
-        found = tuple(name for name in names if name)
-        self._cache[key] = found
-        return found
-
-    def _names(self) -> list[str]:
-        names = self._source.keys() if self._is_mapping else dir(self._source)
-        return [name for name in names if isinstance(name, str) and not name.startswith("_")]
-
-    def _is_unknown(self, name: str) -> bool:
-        if self._prefix:
-            short = name[len(self._prefix) :].lower()
-            return name.startswith(self._prefix) and not (
-                known(short) or name in OLD_NAMES or short.startswith(_NEIGHBOURS)
-            )
-        if name in OLD_NAMES or known(name):
-            return False
-        if not self._is_mapping:
-            # A module holds what it imports, and a Django settings module holds everything.
-            if not name.islower() and not name.startswith(("CELERY", "BROKER_")):
-                return False
-            if isinstance(self.raw(name), type | types.ModuleType | types.FunctionType | types.BuiltinFunctionType):
-                return False
-        return _suspicious(name)
-
-
-def load_source(source: Any) -> Any:
-    """The object that holds the configuration. A text is imported: a module, `module:attr`, or `package.module.Class`.
-    Raises ImportError, and ImproperlyConfigured for the name of a file."""
-    if not isinstance(source, str):
-        return source
-    return symbol(source)
-
-
-def symbol(text: str) -> Any:
-    """What `module`, `module:attr.attr` or `package.module.Name` names. The current folder is looked into as well.
-    Raises ImportError; ImproperlyConfigured for the name of a file."""
-    from importlib import import_module
-
-    module, colon, attr = text.partition(":")
-    parts = attr.split(".") if attr else []
-    while True:
-        try:
-            found = _import_here(import_module, module)
-            break
-        except ModuleNotFoundError as exc:
-            # Only a missing last part may be an attribute; what the module itself fails to import is its own error.
-            if colon or not exc.name or not f"{module}.".startswith(f"{exc.name}.") or "." not in module:
-                raise
-            module, _, last = module.rpartition(".")
-            parts.insert(0, last)
-    for part in parts:
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            if part == "py" and not colon:
-                raise ImproperlyConfigured(f"{text!r} is the name of a file: leave out .py") from None
-            raise ModuleNotFoundError(f"module {module!r} has no attribute {'.'.join(parts)!r}", name=text) from None
-    return found
-
-
-def _import_here(import_module: Callable[[str], Any], module: str) -> Any:
-    import sys
-
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as exc:
-        here = os.getcwd()
-        if exc.name != module.partition(".")[0] or here in sys.path:
-            raise
-        sys.path.insert(0, here)
-        try:
-            return import_module(module)
-        finally:
-            if here in sys.path:
-                sys.path.remove(here)
-
-
-def parse_words(words: Iterable[str], namespace: str = "celery") -> dict[str, Any]:
-    """The settings that `key=value` words say. `worker.concurrency=4` is worker_concurrency; a leading `.` or `_`
-    stands for `namespace`; `(type)value` casts to a type, else to the setting's own. Raises ImproperlyConfigured."""
-    found: dict[str, Any] = {}
-    for word in words:
-        name, equals, text = word.partition("=")
-        if not equals:
-            raise ImproperlyConfigured(f"{word!r} is no setting: write key=value")
-        name = name.strip()
-        if name[:1] in (".", "_"):
-            name = f"{namespace}_{name[1:]}"
-        key = canonical(name.replace(".", "_"))
-        found[key] = cast_setting(key, text)
-    return found
-
-
-def cast_setting(key: str, text: str) -> Any:
-    """The value that a text means for a setting: its own type, or the one that `(type)` in front of it names. Raises
-    ImproperlyConfigured."""
-    marked = re.match(r"\((\w+)\)", text)
-    try:
-        if marked:
-            return cast(marked.group(1), text[marked.end() :])
-        if key in SETTINGS:
-            return cast(SETTINGS[key].kind, text)
-    except (TypeError, ValueError) as exc:
-        raise ImproperlyConfigured(f"{key}={text}: {exc}") from None
-    if not known(key):
-        close = nearest(key)
-        hint = f"did you mean {close}?" if close else f"write {key}=(type)value for a setting of your own"
-        raise ImproperlyConfigured(f"there is no setting {key!r}: {hint}")
-    return text
-
-
-def censor(key: str, value: Any) -> Any:
-    """A value as it may be shown: secrets are stars, passwords in URLs too, also inside lists and dicts."""
-    if _SECRET.search(key) and key not in _HARMLESS and value not in (None, "", b""):
-        return _STARS
-    if isinstance(value, str):
-        return _PASSWORD.sub(rf"\1:{_STARS}@", value)
-    if isinstance(value, Mapping):
-        return {name: censor(str(name), inner) for name, inner in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(censor("", inner) for inner in value)
-    return value
-
-
-def _prefix(namespace: str) -> str:
-    return namespace if namespace.endswith("_") else f"{namespace}_"
-
-
-def _suspicious(name: str) -> bool:
-    """An unknown name that looks like a setting: of a family of settings, or nearly one."""
-    lower = name.lower()
-    if lower.startswith(_NEIGHBOURS):
-        return False
-    return lower.startswith(_FAMILIES) or nearest(name) is not None
-
-
-def _refuse_mix(new: set[str], old: set[str]) -> None:
-    only_new = {name for name in new if SETTINGS[name].old and SETTINGS[name].old not in old}
-    only_old = {name for name in old if OLD_NAMES[name] not in new}
-    if not only_new or not only_old:
-        return
-    if len(new) >= len(old):
-        style, renames = "new", {name: OLD_NAMES[name] for name in sorted(only_old)}
-    else:
-        style, renames = "old", {name: SETTINGS[name].old for name in sorted(only_new)}
-    lines = "\n".join(f"    {wrong} -> {right}" for wrong, right in renames.items())
-    raise ImproperlyConfigured(
-        f"the configuration mixes old and new names of settings; rename these to the {style} form:\n{lines}"
-    )
-
-
-def _warn_unknown(names: list[str], depth: int, prefix: str = "") -> None:
-    texts = []
-    for name in sorted(names):
-        close = nearest(name[len(prefix) :] if name.startswith(prefix) else name)
-        right = prefix + (close.upper() if prefix.isupper() else close) if close and prefix else close
-        texts.append(f"{name} (did you mean {right}?)" if right else name)
-    what = "no setting of this name" if len(texts) == 1 else "no settings of these names"
-    warnings.warn(f"{what}: {', '.join(texts)}", UnknownSettingWarning, stacklevel=depth)

@@ -10,6 +10,9 @@ import msgspec
 
 from celeriac.errors import Ignore, Reject, Retry
 
+_DOUBLINGS = 60
+"""Beyond every calendar, and far from the end of floats."""
+
 
 def may_retry(retries: int, max_retries: int | None) -> bool:
     """True when a task that has been retried so often may be retried once more. None: for ever."""
@@ -26,10 +29,7 @@ def backoff(
 
     `random` (numbers of [0, 1)) spreads it evenly over [0, delay], so that those which failed together don't come
     back together; None: no jitter. Fractions count."""
-    try:
-        delay = factor * 2.0 ** max(retries, 0)
-    except OverflowError:
-        delay = float("inf")
+    delay = factor * 2.0 ** min(max(retries, 0), _DOUBLINGS)
     if maximum is not None:
         delay = min(delay, maximum)
     delay = max(delay, 0.0)
@@ -66,9 +66,7 @@ class AutoRetry(msgspec.Struct, frozen=True):
         given = dict(self.retry_kwargs)
         factor = backoff_factor(self.retry_backoff)
         if factor is not None:
-            given["countdown"] = backoff(
-                retries, factor, self.retry_backoff_max, random if self.retry_jitter else None
-            )
+            given["countdown"] = backoff(retries, factor, self.retry_backoff_max, random if self.retry_jitter else None)
         return given
 
 

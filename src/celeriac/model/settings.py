@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
 from celeriac.errors import ImproperlyConfigured
 from celeriac.model.settings_table import CELERY, OWN, UNDECLARED
 
-PROFILES = ("safe", "celery")
+_SECRET = re.compile(r"API|TOKEN|KEY|SECRET|PASS|PROFANITIES_LIST|SIGNATURE|DATABASE|BEAT_DBURI", re.IGNORECASE)
+_HARMLESS = frozenset({
+    "database_create_tables_at_setup", "database_short_lived_sessions", "database_table_names",
+    "database_table_schemas", "routing_key", "task_default_routing_key",
+})  # fmt: skip
+_PASSWORD = re.compile(r"(?<=://)([^\s/@:;]*):(?:(?![;,][\w+.-]+://)\S)*@")
+"""The login of a URL. A password may hold anything, so it reaches to the last @ before the next URL of a list."""
+_STARS = "********"
 
 
 class Setting(NamedTuple):
@@ -182,3 +190,55 @@ def seconds(value: float | timedelta | None) -> float | None:
     if value is None:
         return None
     return value.total_seconds() if isinstance(value, timedelta) else float(value)
+
+
+def parse_words(words: Iterable[str], namespace: str = "celery") -> dict[str, Any]:
+    """The settings that `key=value` words say. `worker.concurrency=4` is worker_concurrency; a leading `.` or `_`
+    stands for `namespace`; `(type)value` casts to a type, else to the setting's own. Raises ImproperlyConfigured."""
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise ImproperlyConfigured(f"{word!r} is no setting: write key=value")
+        name = name.strip()
+        if name[:1] in (".", "_"):
+            name = f"{namespace}_{name[1:]}"
+        key = canonical(name.replace(".", "_"))
+        found[key] = cast_setting(key, text)
+    return found
+
+
+def cast_setting(key: str, text: str) -> Any:
+    """The value that a text means for a setting: its own type, or the one that `(type)` in front of it names. Raises
+    ImproperlyConfigured."""
+    marked = re.match(r"\((\w+)\)", text)
+    try:
+        if marked:
+            return cast(marked.group(1), text[marked.end() :])
+        if key in SETTINGS:
+            return cast(SETTINGS[key].kind, text)
+    except (TypeError, ValueError) as exc:
+        raise ImproperlyConfigured(f"{key}={text}: {exc}") from None
+    if not known(key):
+        close = nearest(key)
+        hint = f"did you mean {close}?" if close else f"write {key}=(type)value for a setting of your own"
+        raise ImproperlyConfigured(f"there is no setting {key!r}: {hint}")
+    return text
+
+
+def censor(key: str, value: Any) -> Any:
+    """A value as it may be shown: secrets are stars, passwords in URLs too, also inside lists and dicts."""
+    if _SECRET.search(key) and key not in _HARMLESS and value not in (None, "", b""):
+        return _STARS
+    if isinstance(value, str):
+        return _PASSWORD.sub(rf"\1:{_STARS}@", value)
+    if isinstance(value, Mapping):
+        # Names inside may be those of tasks and queues: only a text can be a secret there.
+        return {
+            name: censor(str(name) if isinstance(inner, str | bytes) else "", inner) for name, inner in value.items()
+        }
+    if type(value) is list:
+        return [censor("", inner) for inner in value]
+    if type(value) is tuple:
+        return tuple(censor("", inner) for inner in value)
+    return value
