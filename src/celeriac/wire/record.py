@@ -26,7 +26,7 @@ class Record(msgspec.Struct, gc=False):
     result: Any = None
     """The value; for FAILURE, RETRY and REVOKED what `failure.rebuild` takes."""
     traceback: str | None = None
-    children: list[Any] | tuple[Any, ...] | None = None
+    children: list[Any] | None = None
     """Result tuples `[[id, parent], null]` or `[[id, parent], [children]]`. None: not known."""
     date_done: str | None = None
     """ISO 8601; None as long as the state is not final."""
@@ -189,7 +189,7 @@ def _read_any(data: bytes, serializer: str, accept: frozenset[str] | None) -> Re
         if names:
             record.stamps = {name: found[name] for name in names if name in found}
         return record
-    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as exc:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise DecodeError(f"not a result document: {exc}") from None
 
 

@@ -113,7 +113,7 @@ try:
 except (AttributeError, TypeError):  # an interpreter without the C encoder, or with another signature
     _python_encoder = json.JSONEncoder(default=_reduce)
 
-    def _encode(o: Any, _level: int) -> Any:
+    def _encode(o: Any, _level: int, /) -> Any:
         return (_python_encoder.encode(o),)
 
 
