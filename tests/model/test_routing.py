@@ -180,6 +180,16 @@ class TestQueues:
         found.select(None)
         assert list(found.consume_from) == ["a", "new", "late"]
 
+    def test_bindings(self) -> None:
+        """As kombu writes them into its binding sets; the pattern is that of a topic exchange alone."""
+        more = SimpleNamespace(exchange=SimpleNamespace(name="be", type="topic"), routing_key="#")
+        queues = Queues([Queue("a", "ae", "k"), Queue("t", Exchange("te", "topic"), "a-b.*.#", bindings=[more])])
+        assert queues.bindings() == {
+            "a": [("ae", "k", "")],
+            "t": [("te", "a-b.*.#", r"^a\-b\.[^\.]+\..*?$"), ("be", "#", "^.*?$")],
+        }
+        assert queues.bound("be", "any.key") == ("t",)
+
     def test_format(self) -> None:
         """Lines for the banner."""
         lines = Queues([Queue("b"), Queue("a", Exchange("ae", "topic"), "k")]).format(indent=2)

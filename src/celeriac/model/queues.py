@@ -7,7 +7,7 @@ loads unchanged.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -308,6 +308,10 @@ class Queues(dict[str, Queue]):
             return (routing_key,)
         return tuple(queue.name for queue in self.values() if _reaches(queue, exchange, routing_key))
 
+    def bindings(self) -> dict[str, list[tuple[str, str, str]]]:
+        """Name of a queue -> (exchange, routing key, pattern) of each of its bindings, as kombu keeps them on Redis."""
+        return {name: list(_bindings(queue)) for name, queue in self.items()}
+
     def format(self, indent: int = 0, indent_first: bool = True) -> str:
         """The consumed queues as lines to read."""
         lines = [
@@ -350,15 +354,21 @@ def _words(names: Iterable[str] | str) -> list[str]:
     return [word for word in re.split(r"[,\s]+", names) if word] if isinstance(names, str) else list(names)
 
 
+def _bindings(queue: Queue) -> Iterator[tuple[str, str, str]]:
+    for bound in (queue, *queue.bindings):
+        exchange = getattr(bound, "exchange", None)
+        if exchange is not None:
+            exchange = Exchange.of(exchange)
+            key = getattr(bound, "routing_key", None) or ""
+            yield exchange.name, key, topic_pattern(key) if exchange.type == "topic" else ""
+
+
 def _reaches(queue: Queue, exchange: str, routing_key: str) -> bool:
-    own = queue.exchange
-    if own is not None and own.name == exchange and _fits(own.type, queue.routing_key or "", routing_key):
-        return True
-    for binding in queue.bindings:
-        bound = getattr(binding, "exchange", None)
-        if bound is not None and Exchange.of(bound).name == exchange:
-            key = getattr(binding, "routing_key", None) or ""
-            if _fits(Exchange.of(bound).type, key, routing_key):
+    for bound in (queue, *queue.bindings):
+        own = getattr(bound, "exchange", None)
+        if own is not None and Exchange.of(own).name == exchange:
+            key = getattr(bound, "routing_key", None) or ""
+            if _fits(Exchange.of(own).type, key, routing_key):
                 return True
     return False
 
@@ -371,6 +381,12 @@ def _fits(kind: str, bound: str, routing_key: str) -> bool:
             return topic_fits(bound, routing_key)
         case _:
             return bound == routing_key
+
+
+def topic_pattern(routing_key: str) -> str:
+    """The regular expression that kombu keeps beside a topic binding."""
+    parts = {"*": r"[^\.]+", "#": ".*?"}
+    return "^" + r"\.".join(parts.get(word) or re.escape(word) for word in routing_key.split(".")) + "$"
 
 
 def topic_fits(pattern: str, routing_key: str) -> bool:
