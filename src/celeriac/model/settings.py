@@ -71,7 +71,7 @@ DIFFERENCES = (
     ),
     Difference(
         "result_backend", "disabled://", "sqlite://",
-        "Without a URL results are kept in the same file as the messages.",
+        "Where neither a broker nor a result backend is named, results are kept in the same file as the messages.",
         'result_backend = "disabled://"',
     ),
 )  # fmt: skip
