@@ -12,8 +12,10 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
+from celeriac.brokers.lease import LeaseWatch
 from celeriac.brokers.losses import count_lost_worker
 from celeriac.brokers.topics import hears
+from celeriac.drivers.alarm import Alarm
 from celeriac.drivers.memory import Entry, MemoryServer, Queue, check_envelope, check_store
 from celeriac.model.message import (
     DONE,
@@ -279,8 +281,9 @@ class MemoryConsumer:
         self._lease = lease
         self._turn = 0
         self._loop = asyncio.get_running_loop()
-        self._pushed = asyncio.Event()
+        self._pushed = Alarm()
         self._due: float | None = None
+        self._watch = LeaseWatch(lease, server.clock())
         with server.lock:
             server.leases[epoch] = server.clock() + lease
             self._listen(self._queues)
@@ -413,13 +416,13 @@ class MemoryConsumer:
         patience = 1.0
         if self._due is not None:
             patience = min(patience, max(self._due - self._server.clock(), 0.001))
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._pushed.wait(), patience)
+        await self._pushed.wait(patience)
 
     async def renew(self, running: Sequence[Receipt]) -> bool:
         """Prolong the lease and mark what runs. False: another worker had taken what we held."""
         server = self._server
         with server.lock:
+            self._watch.renewed(server.clock())
             stood = self._epoch in server.leases
             server.leases[self._epoch] = server.clock() + self._lease
             server.running[self._epoch] = frozenset(int(receipt.tag) for receipt in running)
@@ -430,6 +433,8 @@ class MemoryConsumer:
         server = self._server
         with server.lock:
             now = server.clock()
+            if not self._watch.may_recover(now):
+                return 0
             recovered = 0
             for epoch in [epoch for epoch, until in server.leases.items() if until <= now and epoch != self._epoch]:
                 del server.leases[epoch]

@@ -13,10 +13,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from celeriac.drivers.publish_ids import KNOWN_SECONDS, can_come_again
 from celeriac.model.message import DONE, LOST, Envelope, Store, Verdict
 
-DERIVED_SECONDS = 3600.0
-"""How long a derived publish id (uuid5) stays known after its message is done. A random one can't come again."""
 _SWEEP_EVERY = 1000
 
 
@@ -153,8 +152,8 @@ class MemoryServer:
 
     def end(self, entry: Entry) -> None:
         """An entry is done with: keep only what recognises a second publish of it."""
-        if entry.publish_id[14:15] == "5":
-            self._published[entry.publish_id] = self.clock() + DERIVED_SECONDS
+        if can_come_again(entry.publish_id):
+            self._published[entry.publish_id] = self.clock() + KNOWN_SECONDS
         else:
             self._published.pop(entry.publish_id, None)
 

@@ -628,7 +628,7 @@ class ConsumerContract:
 
     @in_loop
     async def test_claims_whose_answer_was_lost_are_returned(self, rig: BrokerRig) -> None:
-        """A new Consumer of an epoch can return to the heads what the epoch holds unknown to it, uncounted, in order."""
+        """A new Consumer of an epoch returns to the heads what the epoch holds unknown to it, uncounted, in order."""
         epoch = rig.epoch()
         async with rig.consuming(epoch=epoch) as (broker, first):
             _needs_lease(broker)
@@ -725,6 +725,28 @@ class ConsumerContract:
                     await waiting
                 assert (await broker.count("q")).ready == n + 1
             assert names(await claim(consumer, 20)) == [str(n) for n in range(20)]
+
+    @in_loop
+    async def test_who_waits_can_be_cancelled(self, rig: BrokerRig) -> None:
+        """A cancellation ends whoever waits in a circle, also when it comes together with a push."""
+        async with rig.consuming() as (broker, consumer):
+
+            async def circle() -> None:
+                while True:
+                    await consumer.wait()
+                    await consumer.cycle((), Demand(0))
+
+            for n in range(20):
+                waiting = asyncio.ensure_future(circle())
+                await asyncio.sleep(0.002)
+                publishing = asyncio.ensure_future(broker.publish([envelope(str(n))]))
+                for _ in range(n % 5):
+                    await asyncio.sleep(0)
+                await asyncio.sleep(n / 10_000)
+                waiting.cancel()
+                ended, _ = await asyncio.wait([waiting], timeout=PATIENCE)
+                assert ended, "the cancellation was swallowed"
+                await publishing
 
     @in_loop
     async def test_no_push_is_missed(self, rig: BrokerRig) -> None:

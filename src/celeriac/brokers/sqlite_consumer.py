@@ -1,0 +1,212 @@
+"""A worker's claim on some queues of the SQLite file."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Sequence
+from sqlite3 import Connection
+
+from celeriac.brokers import sqlite_queue
+from celeriac.brokers.lease import LeaseWatch
+from celeriac.drivers.doorbell import Bells
+from celeriac.drivers.listener import Listener
+from celeriac.drivers.sqlite import Database
+from celeriac.drivers.sqlite_thread import DatabaseThread
+from celeriac.model.message import Completion, Delivery, Demand, Receipt, Requeue, Return, Turn, Verdict
+
+_TIDY_SECONDS = 30.0
+_TIDY_CHUNK = 500
+_TIDY_BUDGET = 0.2
+"""Seconds at most in a row, in transactions of one chunk."""
+
+
+class SqliteConsumer:
+    """Consumer on an SQLite file. All its work is done by the broker's one thread."""
+
+    def __init__(
+        self,
+        database: DatabaseThread,
+        bells: Bells,
+        queues: Sequence[str],
+        epoch: str,
+        lease: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._bells = bells
+        self._queues = tuple(queues)
+        self._epoch = epoch
+        self._lease = lease
+        self._clock = clock
+        self._listener = Listener(bells, "w")
+        self._own_bell = self._listener.path
+        self._watch = LeaseWatch(lease, clock())
+        self._version = (-1, -1)
+        self._due: float | None = None
+        self._turns = 0
+        self._tidied = time.monotonic()
+
+    async def open(self) -> None:
+        """Take the lease."""
+        now = self._clock()
+
+        def work(connection: Connection) -> None:
+            sqlite_queue.name_queues(connection, self._queues)
+            sqlite_queue.hold_lease(connection, self._epoch, now, self._lease)
+
+        await self._database.run(lambda database: database.write(work))
+
+    async def cycle(self, finished: Sequence[Completion], want: Demand) -> Turn:
+        """Settle what is finished and claim what is wanted, in one transaction."""
+        self._listener.clear()
+        turn = await self._database.run(lambda database: self._cycle(database, finished, want))
+        self._due = turn.next_due
+        return turn
+
+    def _cycle(self, database: Database, finished: Sequence[Completion], want: Demand) -> Turn:
+        now = self._clock()
+        version = database.version()
+        if not finished:
+            idle = database.read(lambda connection: self._idle(connection, want, now))
+            if idle is not None:
+                self._version = version
+                return idle
+        try:
+            turn = database.write(lambda connection: self._work(connection, finished, want, now))
+        except sqlite_queue.DATA_ERRORS:
+            turn = database.write(lambda connection: self._work(connection, finished, want, now, singly=True))
+        self._version = (version[0], database.commits)
+        kinds = ("w" if any(map(_gives_work, finished)) else "") + ("r" if any(map(_gives_results, finished)) else "")
+        if kinds:
+            self._bells.ring(kinds, self._own_bell)
+        return turn
+
+    def _idle(self, connection: Connection, want: Demand, now: float) -> Turn | None:
+        """The turn when there is nothing to do, found without keeping any writer waiting."""
+        due = sqlite_queue.next_due(connection, self._queues)
+        if due is not None and due <= now:
+            return None
+        if want.count > 0 and sqlite_queue.has_ready(connection, self._queues):
+            return None
+        if want.parked and sqlite_queue.has_parked(connection, self._queues, want):
+            return None
+        return Turn((), (), due, now, sqlite_queue.cancel_version(connection))
+
+    def _work(
+        self,
+        connection: Connection,
+        finished: Sequence[Completion],
+        want: Demand,
+        now: float,
+        singly: bool = False,
+    ) -> Turn:
+        verdicts: list[Verdict] = []
+        if finished:
+            finish = sqlite_queue.finish_singly if singly else sqlite_queue.finish
+            verdicts = finish(connection, finished, now)
+        sqlite_queue.promote(connection, self._queues, now)
+        deliveries: list[Delivery] = []
+        more = False
+        if want.count > 0 or want.parked:
+            sqlite_queue.hold_lease(connection, self._epoch, now, self._lease)
+            # Random, so that no claim of this epoch, by whichever consumer, ever has a number that another had.
+            number = int.from_bytes(os.urandom(7), "big")
+            queues = self._queues
+            if len(queues) > 1:
+                first = self._turns % len(queues)
+                self._turns += 1
+                queues = queues[first:] + queues[:first]
+            deliveries, more = sqlite_queue.claim(connection, queues, want, self._epoch, number)
+        due = sqlite_queue.next_due(connection, self._queues)
+        return Turn(deliveries, verdicts, due, now, sqlite_queue.cancel_version(connection), more)
+
+    async def wait(self) -> None:
+        """Return after a ring, after any other change of the file, or when a scheduled message is due."""
+        while True:
+            patience = self._listener.look
+            if self._due is not None:
+                patience = min(patience, max(self._due - self._clock(), 0.001))
+            if await self._listener.wait(patience):
+                return
+            if self._due is not None and self._clock() >= self._due:
+                return
+            if await self._database.run(lambda database: database.version()) != self._version:
+                return
+
+    async def renew(self, running: Sequence[Receipt]) -> bool:
+        """Prolong the lease and mark what runs. False: another worker had taken what we held."""
+        now = self._clock()
+        stood = await self._database.run(
+            lambda database: database.write(
+                lambda connection: sqlite_queue.renew(connection, self._epoch, running, now, self._lease)
+            )
+        )
+        self._watch.renewed(now)
+        await self._tidy()
+        return stood
+
+    async def _tidy(self) -> None:
+        start = time.monotonic()
+        if start - self._tidied < _TIDY_SECONDS:
+            return
+        self._tidied = start
+        now = self._clock()
+        more = True
+        while more and time.monotonic() - start < _TIDY_BUDGET:
+            more = await self._database.run(
+                lambda database: database.write(lambda connection: sqlite_queue.tidy(connection, now, _TIDY_CHUNK))
+            )
+
+    async def recover(self) -> int:
+        """Give back the messages of workers whose lease has ended. Returns how many."""
+        now = self._clock()
+        if not self._watch.may_recover(now):
+            return 0
+        recovered = await self._database.run(lambda database: self._recover(database, now))
+        if recovered:
+            self._bells.ring("w")
+        return recovered
+
+    def _recover(self, database: Database, now: float) -> int:
+        recovered = 0
+        for dead in database.read(lambda connection: sqlite_queue.dead_workers(connection, self._epoch, now)):
+            recovered += database.write(lambda connection, dead=dead: sqlite_queue.recover(connection, dead, now))  # type: ignore[misc]
+        return recovered
+
+    async def adopt(self, known: Collection[Receipt]) -> int:
+        """Put back to the heads what is in flight under this epoch but not in `known`. Returns how many."""
+        tags = {receipt.tag for receipt in known}
+        adopted = await self._database.run(
+            lambda database: database.write(lambda connection: sqlite_queue.adopt(connection, self._epoch, tags))
+        )
+        if adopted:
+            self._bells.ring("w")
+        return adopted
+
+    async def change(self, queues: Sequence[str]) -> None:
+        """Consume other queues from now on. Open receipts stay good."""
+        self._queues = tuple(queues)
+        await self._database.run(
+            lambda database: database.write(lambda connection: sqlite_queue.name_queues(connection, queues))
+        )
+        self._listener.ring()
+
+    async def leave(self) -> None:
+        """Put back to the heads what is in flight, uncounted, and end the lease."""
+        await self._database.run(
+            lambda database: database.write(lambda connection: sqlite_queue.leave(connection, self._epoch))
+        )
+        self._bells.ring("w", self._own_bell)
+
+    async def close(self) -> None:
+        """Hear of no change any more. The lease stays as it is; the connection is the broker's."""
+        self._listener.close()
+
+
+def _gives_work(completion: Completion) -> bool:
+    return bool(completion.publish) or isinstance(completion.settlement, Return | Requeue)
+
+
+def _gives_results(completion: Completion) -> bool:
+    return completion.store is not None

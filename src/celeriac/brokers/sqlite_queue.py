@@ -1,0 +1,610 @@
+"""What a queue does, as plain calls inside one SQLite transaction. No I/O besides, no clock: `now` comes in.
+
+Order: priority (the lower number first), then position. The position of a published message is its id, the time of
+its arrival; what comes due gets one below all of those, by its due time. A message that is given back has its old
+position still, so it is again where it was: at the head.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
+
+from celeriac.brokers.losses import count_lost_worker
+from celeriac.drivers import sqlite_results
+from celeriac.drivers.publish_ids import KNOWN_SECONDS, can_come_again
+from celeriac.model.message import (
+    DONE,
+    LOST,
+    Ack,
+    Completion,
+    Counts,
+    Dead,
+    Delay,
+    Delivery,
+    Demand,
+    Envelope,
+    Item,
+    Page,
+    Park,
+    Receipt,
+    Requeue,
+    Return,
+    Settlement,
+    Verdict,
+)
+from celeriac.ports import Place
+
+DATA_ERRORS = (
+    sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError,
+    ValueError, TypeError, OverflowError,
+)  # fmt: skip
+"""What is wrong with the values of one message, and no fault of the database."""
+_EARLIER = 1 << 60
+"""Taken off the due time, it makes a position below that of every published message."""
+_LATEST = 1 << 59
+
+_HELD = """
+SELECT f.id, f.claim, f.position, m.queue, m.priority FROM json_each(?1) AS j
+CROSS JOIN celeriac_inflight AS f ON f.id = j.value CROSS JOIN celeriac_messages AS m ON m.id = f.id
+"""
+_NEXT = """
+SELECT r.priority, r.position, r.id, m.blob FROM celeriac_ready AS r CROSS JOIN celeriac_messages AS m ON m.id = r.id
+WHERE r.queue = ?1 ORDER BY r.priority, r.position, r.id LIMIT ?2
+"""
+_TAKE = """
+INSERT INTO celeriac_inflight (id, epoch, claim, position)
+SELECT id, ?1, ?2, position FROM celeriac_ready WHERE queue = ?3 AND (priority, position, id) <= (?4, ?5, ?6)
+"""
+_TAKEN = "DELETE FROM celeriac_ready WHERE queue = ?1 AND (priority, position, id) <= (?2, ?3, ?4)"
+_PUT_BACK = """
+INSERT INTO celeriac_ready (queue, priority, position, id)
+SELECT m.queue, m.priority, f.position, f.id FROM celeriac_inflight AS f JOIN celeriac_messages AS m ON m.id = f.id
+WHERE f.epoch = ?1
+"""
+_PARKED = """
+SELECT p.turn, p.id, p.position, m.blob FROM celeriac_parked AS p CROSS JOIN celeriac_messages AS m ON m.id = p.id
+WHERE p.queue = ?1 AND p.key = ?2 ORDER BY p.turn, p.id LIMIT ?3
+"""
+_DUE = "SELECT due, id FROM celeriac_schedule WHERE queue = ?1 AND due <= ?2 ORDER BY due, id LIMIT ?3"
+_PROMOTE = """
+INSERT INTO celeriac_ready (queue, priority, position, id)
+SELECT s.queue, m.priority, s.due - ?4, s.id FROM celeriac_schedule AS s JOIN celeriac_messages AS m ON m.id = s.id
+WHERE s.queue = ?1 AND (s.due, s.id) <= (?2, ?3)
+"""
+_AT_ONCE = 2000
+"""So many scheduled messages are made ready in one cycle; the others in the next ones."""
+
+
+def micros(seconds: float) -> int:
+    """Seconds since 1970 as whole microseconds, rounded up: what is due must not come early."""
+    return max(0, min(math.ceil(seconds * 1e6), _LATEST)) if math.isfinite(seconds) else _nonsense(seconds)
+
+
+def _nonsense(seconds: float) -> int:
+    raise ValueError(f"a time of {seconds} seconds")
+
+
+def _next_id(connection: sqlite3.Connection, now: float) -> int:
+    [last] = connection.execute("SELECT max(id) FROM celeriac_messages").fetchone()
+    return max(int(now * 1e6), (last or 0) + 1)
+
+
+# Publishing
+
+
+def publish(connection: sqlite3.Connection, envelopes: Sequence[Envelope], now: float, *, remember: bool) -> None:
+    """Take envelopes in. `remember`: drop those whose publish id was seen; needless where a fence stands before."""
+    if remember and any(can_come_again(envelope.publish_id) for envelope in envelopes):
+        envelopes = [envelope for envelope in envelopes if _is_new(connection, envelope.publish_id, now)]
+    first = _next_id(connection, now)
+    timed: list[tuple[str, int, int]] = []
+    messages: list[tuple[int, str, int, bytes]] = []
+    number = first
+    for envelope in envelopes:
+        envelope.id.encode()  # a message that can't be named can't be run
+        messages.append((number, envelope.queue, envelope.priority, envelope.blob))
+        if envelope.not_before is not None:
+            timed.append((envelope.queue, micros(envelope.not_before), number))
+        number += 1
+    connection.executemany("INSERT INTO celeriac_messages VALUES (?, ?, ?, ?)", messages)
+    if timed:
+        connection.executemany("INSERT INTO celeriac_schedule VALUES (?, ?, ?)", timed)
+        later = {number for _, _, number in timed}
+        connection.executemany(
+            "INSERT INTO celeriac_ready VALUES (?1, ?2, ?3, ?3)",
+            [(queue, priority, number) for number, queue, priority, _ in messages if number not in later],
+        )
+    else:
+        connection.execute(
+            "INSERT INTO celeriac_ready SELECT queue, priority, id, id FROM celeriac_messages WHERE id >= ?", (first,)
+        )
+
+
+def _is_new(connection: sqlite3.Connection, publish_id: str, now: float) -> bool:
+    if not can_come_again(publish_id):
+        return True
+    return (
+        connection.execute(
+            """INSERT INTO celeriac_published VALUES (?1, ?2) ON CONFLICT (publish_id) DO UPDATE
+               SET until = excluded.until WHERE until <= ?3""",
+            (publish_id, int((now + KNOWN_SECONDS) * 1e6), int(now * 1e6)),
+        ).rowcount
+        == 1
+    )
+
+
+def name_queues(connection: sqlite3.Connection, queues: Iterable[str]) -> None:
+    """Remember the names of queues."""
+    connection.executemany("INSERT OR IGNORE INTO celeriac_queues VALUES (?)", [(name,) for name in queues])
+
+
+# Finishing
+
+
+def finish(connection: sqlite3.Connection, finished: Sequence[Completion], now: float) -> list[Verdict]:
+    """Carry out completions together. Raises one of DATA_ERRORS when one of them can't be; the caller rolls back and
+    calls `finish_singly`."""
+    verdicts: list[Verdict] = []
+    tags: list[tuple[int, int]] = []
+    for completion in finished:
+        tags.append((0, 0) if completion.receipt is None else _parts(completion.receipt.tag))
+    ids = json.dumps([number for number, _ in tags if number])
+    held = {row[0]: row for row in connection.execute(_HELD, (ids,))}
+    acknowledged: list[int] = []
+    settled: list[int] = []
+    stores = []
+    envelopes: list[Envelope] = []
+    for completion, (number, claim) in zip(finished, tags, strict=True):
+        if number:
+            row = held.pop(number, None)
+            if row is None or row[1] != claim:
+                if row is not None:
+                    held[number] = row
+                verdicts.append(LOST)
+                continue
+            settlement = completion.settlement
+            if isinstance(settlement, Ack):
+                acknowledged.append(number)
+            else:
+                _settle(connection, row, settlement, now)
+                settled.append(number)
+        if completion.store is not None:
+            stores.append(completion.store)
+        if completion.publish:
+            envelopes += completion.publish
+        verdicts.append(DONE)
+    if acknowledged:
+        text = json.dumps(acknowledged)
+        connection.execute("DELETE FROM celeriac_messages WHERE id IN (SELECT value FROM json_each(?))", (text,))
+        settled += acknowledged
+    if settled:
+        connection.execute(
+            "DELETE FROM celeriac_inflight WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(settled),)
+        )
+    if stores:
+        sqlite_results.put(connection, stores, now)
+    if envelopes:
+        publish(connection, envelopes, now, remember=False)
+    return verdicts
+
+
+def _parts(tag: str) -> tuple[int, int]:
+    """The message and the claim that a receipt's tag names; (-1, 0) for a tag that no claim has made."""
+    number, _, claim = tag.partition(".")
+    return (int(number), int(claim)) if number.isdecimal() and claim.isdecimal() else (-1, 0)
+
+
+def _settle(
+    connection: sqlite3.Connection, row: tuple[int, int, int, str, int], settlement: Settlement, now: float
+) -> None:
+    number, _, position, queue, priority = row
+    blob: bytes | None = None
+    match settlement:
+        case Return(blob):
+            connection.execute("INSERT INTO celeriac_ready VALUES (?, ?, ?, ?)", (queue, priority, position, number))
+        case Requeue(blob):
+            tail = _next_id(connection, now)
+            connection.execute("INSERT INTO celeriac_ready VALUES (?, ?, ?, ?)", (queue, priority, tail, number))
+        case Delay(until, blob):
+            connection.execute("INSERT INTO celeriac_schedule VALUES (?, ?, ?)", (queue, micros(until), number))
+        case Park(key):
+            connection.execute(
+                """INSERT INTO celeriac_parked SELECT ?1, ?2, coalesce(max(turn), 0) + 1, ?3, ?4
+                   FROM celeriac_parked WHERE queue = ?1 AND key = ?2""",
+                (queue, key, number, position),
+            )
+        case Dead(reason):
+            bury(connection, queue, number, reason, now)
+        case Ack():
+            pass
+    if blob is not None:
+        connection.execute("UPDATE celeriac_messages SET blob = ? WHERE id = ?", (blob, number))
+
+
+def bury(connection: sqlite3.Connection, queue: str, number: int, reason: str, now: float) -> None:
+    """Put a message among the dead letters of its queue."""
+    connection.execute("INSERT INTO celeriac_dead VALUES (?, ?, ?, ?)", (queue, int(now * 1e6), number, reason))
+
+
+def finish_singly(connection: sqlite3.Connection, finished: Sequence[Completion], now: float) -> list[Verdict]:
+    """Carry out completions one by one; one that can't be goes to the dead letters with what is wrong with it."""
+    verdicts: list[Verdict] = []
+    for completion in finished:
+        connection.execute("SAVEPOINT one")
+        try:
+            verdicts += finish(connection, [completion], now)
+        except DATA_ERRORS as error:
+            connection.execute("ROLLBACK TO one")
+            reason = f"{type(error).__name__}: {error}".encode("utf-8", "replace").decode()
+            if completion.receipt is not None:
+                number, _ = _parts(completion.receipt.tag)
+                connection.execute("DELETE FROM celeriac_inflight WHERE id = ?", (number,))
+                bury(connection, completion.receipt.queue, number, reason, now)
+            verdicts.append(Verdict(False, error=reason))
+        connection.execute("RELEASE one")
+    return verdicts
+
+
+# Claiming
+
+
+def promote(connection: sqlite3.Connection, queues: Iterable[str], now: float) -> None:
+    """Put what is due to the heads of its queues."""
+    for queue in queues:
+        due = connection.execute(_DUE, (queue, int(now * 1e6), _AT_ONCE)).fetchall()
+        if due:
+            connection.execute(_PROMOTE, (queue, *due[-1], _EARLIER))
+            connection.execute(
+                "DELETE FROM celeriac_schedule WHERE queue = ? AND (due, id) <= (?, ?)", (queue, *due[-1])
+            )
+
+
+def next_due(connection: sqlite3.Connection, queues: Iterable[str]) -> float | None:
+    """When the next scheduled message of these queues is due."""
+    found = [
+        connection.execute("SELECT min(due) FROM celeriac_schedule WHERE queue = ?", (queue,)).fetchone()[0]
+        for queue in queues
+    ]
+    return min((due / 1e6 for due in found if due is not None), default=None)
+
+
+def has_ready(connection: sqlite3.Connection, queues: Iterable[str]) -> bool:
+    """Is there something to claim?"""
+    return any(
+        connection.execute("SELECT 1 FROM celeriac_ready WHERE queue = ? LIMIT 1", (queue,)).fetchone()
+        for queue in queues
+    )
+
+
+def has_parked(connection: sqlite3.Connection, queues: Sequence[str], want: Demand) -> bool:
+    """Is there something parked under one of the wanted keys?"""
+    return any(
+        connection.execute("SELECT 1 FROM celeriac_parked WHERE queue = ? AND key = ? LIMIT 1", (queue, key)).fetchone()
+        for key, count in want.parked.items()
+        if count > 0
+        for queue in queues
+    )
+
+
+def claim(
+    connection: sqlite3.Connection, queues: Sequence[str], want: Demand, epoch: str, number: int
+) -> tuple[list[Delivery], bool]:
+    """Take what is wanted into flight, under the claim's `number`. Was there more?"""
+    deliveries: list[Delivery] = []
+    size = 0
+    for key, count in want.parked.items():
+        for queue in queues:
+            taken = []
+            cursor = connection.execute(_PARKED, (queue, key, max(count, 0)))
+            while size < want.size and (row := cursor.fetchone()) is not None:
+                turn, message, position, blob = row
+                taken.append((message, position, turn))
+                size += len(blob)
+                deliveries.append(Delivery(Receipt(queue, f"{message}.{number}"), blob))
+            cursor.close()
+            count -= len(taken)
+            for message, position, turn in taken:
+                connection.execute(
+                    "INSERT INTO celeriac_inflight (id, epoch, claim, position) VALUES (?, ?, ?, ?)",
+                    (message, epoch, number, position),
+                )
+                connection.execute(
+                    "DELETE FROM celeriac_parked WHERE queue = ? AND key = ? AND turn = ? AND id = ?",
+                    (queue, key, turn, message),
+                )
+    if want.count <= 0:
+        return deliveries, False
+    last: dict[str, tuple[int, int, int]] = {}
+    count = want.count
+    with closing(_in_turn(connection, queues, count)) as ready:
+        while count > 0 and size < want.size and (row := next(ready, None)) is not None:
+            queue, priority, position, message, blob = row
+            deliveries.append(Delivery(Receipt(queue, f"{message}.{number}"), blob))
+            size += len(blob)
+            last[queue] = (priority, position, message)
+            count -= 1
+    for queue, (priority, position, message) in last.items():
+        connection.execute(_TAKE, (epoch, number, queue, priority, position, message))
+        connection.execute(_TAKEN, (queue, priority, position, message))
+    return deliveries, (count <= 0 or size >= want.size) and has_ready(connection, queues)
+
+
+def _in_turn(
+    connection: sqlite3.Connection, queues: Sequence[str], count: int
+) -> Generator[tuple[str, int, int, int, bytes], None, None]:
+    """Ready messages of some queues: the more urgent first; among equals one queue after the other, so that a long
+    queue starves no other."""
+    cursors = [connection.execute(_NEXT, (queue, count)) for queue in queues]
+    try:
+        if len(queues) == 1:
+            queue = queues[0]
+            for priority, position, message, blob in cursors[0]:
+                yield queue, priority, position, message, blob
+            return
+        heads = {n: row for n, cursor in enumerate(cursors) if (row := cursor.fetchone()) is not None}
+        while heads:
+            urgent = min(row[0] for row in heads.values())
+            for n in [n for n, row in heads.items() if row[0] == urgent]:
+                yield queues[n], *heads[n]
+                row = cursors[n].fetchone()
+                if row is None:
+                    del heads[n]
+                else:
+                    heads[n] = row
+    finally:
+        for cursor in cursors:
+            cursor.close()
+
+
+# Leases
+
+
+def hold_lease(connection: sqlite3.Connection, epoch: str, now: float, lease: float) -> None:
+    """See that a worker that claims has a lease: without one nobody would ever give back what it claims."""
+    row = connection.execute("SELECT expires FROM celeriac_workers WHERE epoch = ?", (epoch,)).fetchone()
+    if row is None or row[0] <= now * 1e6:
+        _set_lease(connection, epoch, now, lease)
+
+
+def _set_lease(connection: sqlite3.Connection, epoch: str, now: float, lease: float) -> None:
+    connection.execute("INSERT OR REPLACE INTO celeriac_workers VALUES (?, ?)", (epoch, int((now + lease) * 1e6)))
+
+
+def renew(connection: sqlite3.Connection, epoch: str, running: Sequence[Receipt], now: float, lease: float) -> bool:
+    """Prolong a lease and mark what runs. False: the lease had been taken away."""
+    stood = connection.execute("SELECT 1 FROM celeriac_workers WHERE epoch = ?", (epoch,)).fetchone() is not None
+    _set_lease(connection, epoch, now, lease)
+    tags = {receipt.tag for receipt in running}
+    marks = connection.execute("SELECT id, claim, running FROM celeriac_inflight WHERE epoch = ?", (epoch,)).fetchall()
+    changed = [
+        (int(runs), number) for number, claim, marked in marks if (runs := f"{number}.{claim}" in tags) != bool(marked)
+    ]
+    connection.executemany("UPDATE celeriac_inflight SET running = ? WHERE id = ?", changed)
+    return stood
+
+
+def dead_workers(connection: sqlite3.Connection, epoch: str, now: float) -> list[str]:
+    """The epochs whose lease has ended, other than one's own."""
+    rows = connection.execute("SELECT epoch FROM celeriac_workers WHERE expires <= ?", (int(now * 1e6),))
+    return [dead for (dead,) in rows if dead != epoch]
+
+
+def recover(connection: sqlite3.Connection, epoch: str, now: float) -> int:
+    """Give back what a dead worker held, with one more loss in what it ran. 0 if another was first, or it lives."""
+    ended = connection.execute(
+        "DELETE FROM celeriac_workers WHERE epoch = ? AND expires <= ?", (epoch, int(now * 1e6))
+    ).rowcount
+    if not ended:
+        return 0
+    ran = connection.execute(
+        """SELECT m.blob, m.id FROM celeriac_inflight AS f JOIN celeriac_messages AS m ON m.id = f.id
+           WHERE f.epoch = ? AND f.running""",
+        (epoch,),
+    ).fetchall()
+    counted = [(count_lost_worker(blob), number) for blob, number in ran]
+    connection.executemany("UPDATE celeriac_messages SET blob = ? WHERE id = ?", counted)
+    return give_back(connection, epoch)
+
+
+def give_back(connection: sqlite3.Connection, epoch: str) -> int:
+    """Put all that an epoch holds back to where it was. Returns how many."""
+    connection.execute(_PUT_BACK, (epoch,))
+    return connection.execute("DELETE FROM celeriac_inflight WHERE epoch = ?", (epoch,)).rowcount
+
+
+def adopt(connection: sqlite3.Connection, epoch: str, known: set[str]) -> int:
+    """Put what an epoch holds, but whose receipts are not known, back to where it was. Returns how many."""
+    held = connection.execute("SELECT id, claim FROM celeriac_inflight WHERE epoch = ?", (epoch,)).fetchall()
+    stray = [(number,) for number, claim in held if f"{number}.{claim}" not in known]
+    connection.executemany(f"{_PUT_BACK.replace('f.epoch', 'f.id')}", stray)
+    connection.executemany("DELETE FROM celeriac_inflight WHERE id = ?", stray)
+    return len(stray)
+
+
+def leave(connection: sqlite3.Connection, epoch: str) -> None:
+    """Give back what an epoch holds, and end its lease."""
+    give_back(connection, epoch)
+    connection.execute("DELETE FROM celeriac_workers WHERE epoch = ?", (epoch,))
+
+
+# Looking and mending
+
+_LISTS = {
+    Place.READY: """SELECT l.priority, l.position, l.id, m.blob, NULL FROM celeriac_ready AS l
+        JOIN celeriac_messages AS m ON m.id = l.id
+        WHERE l.queue = ?1 AND (l.priority, l.position, l.id) > (?2, ?3, ?4)
+        ORDER BY l.priority, l.position, l.id LIMIT ?5""",
+    Place.SCHEDULED: """SELECT 0, l.due, l.id, m.blob, NULL FROM celeriac_schedule AS l
+        JOIN celeriac_messages AS m ON m.id = l.id WHERE l.queue = ?1 AND ?2 <= 0 AND (l.due, l.id) > (?3, ?4)
+        ORDER BY l.due, l.id LIMIT ?5""",
+    Place.IN_FLIGHT: """SELECT 0, 0, l.id, m.blob, l.epoch FROM celeriac_inflight AS l
+        JOIN celeriac_messages AS m ON m.id = l.id WHERE m.queue = ?1 AND ?2 <= 0 AND ?3 <= 0 AND l.id > ?4
+        ORDER BY l.id LIMIT ?5""",
+    Place.DEAD: """SELECT 0, l.died, l.id, m.blob, l.reason FROM celeriac_dead AS l
+        JOIN celeriac_messages AS m ON m.id = l.id WHERE l.queue = ?1 AND ?2 <= 0 AND (l.died, l.id) > (?3, ?4)
+        ORDER BY l.died, l.id LIMIT ?5""",
+    Place.PARKED: """SELECT 0, 0, l.id, m.blob, l.key FROM celeriac_parked AS l
+        JOIN celeriac_messages AS m ON m.id = l.id WHERE l.queue = ?1 AND ?2 <= 0 AND ?3 <= 0 AND l.id > ?4
+        ORDER BY l.id LIMIT ?5""",
+}
+_TABLES = {
+    Place.READY: "celeriac_ready",
+    Place.SCHEDULED: "celeriac_schedule",
+    Place.IN_FLIGHT: "celeriac_inflight",
+    Place.PARKED: "celeriac_parked",
+    Place.DEAD: "celeriac_dead",
+}
+
+
+def browse(connection: sqlite3.Connection, where: Place, queue: str, limit: int, cursor: str) -> Page:
+    """A page of what lies there, in order. The cursor is the key of the last entry, so nothing shifts it."""
+    after = tuple(int(part) for part in cursor.split(".")) if cursor else (-_EARLIER * 4,) * 3
+    rows = connection.execute(_LISTS[where], (queue, *after, limit + 1)).fetchall()
+    items = []
+    for _, due, number, blob, text in rows[:limit]:
+        items.append(
+            Item(
+                id=str(number),
+                blob=blob,
+                due=due / 1e6 if where is Place.SCHEDULED else None,
+                reason=text if where is Place.DEAD else "",
+                key=text if where is Place.PARKED else "",
+                owner=text if where is Place.IN_FLIGHT else "",
+            )
+        )
+    more = len(rows) > limit and limit > 0
+    return Page(items, ".".join(map(str, rows[limit - 1][:3])) if more else "")
+
+
+def _take_out(connection: sqlite3.Connection, where: Place, queue: str, ids: Sequence[str]) -> list[int]:
+    """Take entries out of a list, leaving their messages. Returns those that were there."""
+    numbers = json.dumps([int(name) for name in ids if name.isdecimal()])
+    own = "" if where is not Place.IN_FLIGHT else "AND id IN (SELECT id FROM celeriac_messages WHERE queue = ?1)"
+    condition = own or "AND queue = ?1"
+    return [
+        number
+        for (number,) in connection.execute(
+            f"""DELETE FROM {_TABLES[where]} WHERE id IN (SELECT value FROM json_each(?2)) {condition} RETURNING id""",
+            (queue, numbers),
+        ).fetchall()
+    ]
+
+
+def remove(connection: sqlite3.Connection, where: Place, queue: str, ids: Sequence[str]) -> int:
+    """Delete entries. Returns how many there were."""
+    numbers = _take_out(connection, where, queue, ids)
+    connection.execute(
+        "DELETE FROM celeriac_messages WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(numbers),)
+    )
+    return len(numbers)
+
+
+def restore(connection: sqlite3.Connection, where: Place, queue: str, ids: Sequence[str], now: float) -> int:
+    """Put scheduled, parked or dead entries to the tail of their queue. Returns how many."""
+    if where in (Place.READY, Place.IN_FLIGHT):
+        return 0
+    return _append(connection, sorted(_take_out(connection, where, queue, ids)), now)
+
+
+def _append(connection: sqlite3.Connection, numbers: Sequence[int], now: float) -> int:
+    tail = _next_id(connection, now)
+    connection.executemany(
+        "INSERT INTO celeriac_ready SELECT queue, priority, ?1, id FROM celeriac_messages WHERE id = ?2",
+        [(tail + place, number) for place, number in enumerate(numbers)],
+    )
+    return len(numbers)
+
+
+def count(connection: sqlite3.Connection, queue: str, now: float) -> Counts:
+    """How much of a queue lies where."""
+    number = {
+        where: connection.execute(f"SELECT count(*) FROM {table} WHERE queue = ?", (queue,)).fetchone()[0]
+        for where, table in _TABLES.items()
+        if where is not Place.IN_FLIGHT
+    }
+    [in_flight] = connection.execute(
+        """SELECT count(*) FROM celeriac_inflight AS f JOIN celeriac_messages AS m ON m.id = f.id WHERE m.queue = ?""",
+        (queue,),
+    ).fetchone()
+    return Counts(
+        ready=number[Place.READY],
+        scheduled=number[Place.SCHEDULED],
+        in_flight=in_flight,
+        parked=number[Place.PARKED],
+        dead=number[Place.DEAD],
+        oldest=_oldest(connection, queue, now),
+    )
+
+
+def _oldest(connection: sqlite3.Connection, queue: str, now: float) -> float | None:
+    ages = []
+    urgency = -_EARLIER
+    head = """SELECT priority, position FROM celeriac_ready WHERE queue = ? AND priority > ?
+              ORDER BY priority, position LIMIT 1"""
+    while row := connection.execute(head, (queue, urgency)).fetchone():
+        urgency, position = row
+        ages.append(now - (position if position >= 0 else position + _EARLIER) / 1e6)
+    return max(*ages, 0.0) if ages else None
+
+
+def purge(connection: sqlite3.Connection, queue: str) -> int:
+    """Delete what is ready. Returns how many."""
+    connection.execute(
+        "DELETE FROM celeriac_messages WHERE id IN (SELECT id FROM celeriac_ready WHERE queue = ?)", (queue,)
+    )
+    return connection.execute("DELETE FROM celeriac_ready WHERE queue = ?", (queue,)).rowcount
+
+
+def release(connection: sqlite3.Connection, queue: str, now: float) -> int:
+    """Make ready what is parked, scheduled, or in flight at dead workers. Returns how many."""
+    dead = connection.execute(
+        """SELECT f.id FROM celeriac_inflight AS f JOIN celeriac_messages AS m ON m.id = f.id
+           LEFT JOIN celeriac_workers AS w ON w.epoch = f.epoch
+           WHERE m.queue = ?1 AND (w.expires IS NULL OR w.expires <= ?2) ORDER BY f.id""",
+        (queue, int(now * 1e6)),
+    ).fetchall()
+    parked = connection.execute(
+        "DELETE FROM celeriac_parked WHERE queue = ? RETURNING id", (queue,)
+    ).fetchall()
+    scheduled = connection.execute(
+        "DELETE FROM celeriac_schedule WHERE queue = ? RETURNING id", (queue,)
+    ).fetchall()
+    connection.executemany("DELETE FROM celeriac_inflight WHERE id = ?", dead)
+    return _append(connection, [number for (number,) in [*dead, *sorted(parked), *sorted(scheduled)]], now)
+
+
+# The rest
+
+
+def cancel_version(connection: sqlite3.Connection) -> int:
+    """The version of the cancel list."""
+    row = connection.execute("SELECT value FROM celeriac_state WHERE name = 'cancel_version'").fetchone()
+    return 0 if row is None else row[0]
+
+
+def cancel(connection: sqlite3.Connection, ids: Sequence[str], until: float) -> None:
+    """Put ids on the cancel list."""
+    connection.executemany(
+        "INSERT OR REPLACE INTO celeriac_cancelled VALUES (?, ?)", [(name, int(until * 1e6)) for name in ids]
+    )
+    version = cancel_version(connection) + 1
+    connection.execute("INSERT OR REPLACE INTO celeriac_state VALUES ('cancel_version', ?)", (version,))
+
+
+def cancelled(connection: sqlite3.Connection, now: float) -> tuple[int, frozenset[str]]:
+    """The version and the ids of the cancel list."""
+    rows = connection.execute("SELECT id FROM celeriac_cancelled WHERE until > ?", (int(now * 1e6),))
+    return cancel_version(connection), frozenset(name for (name,) in rows)
+
+
+def tidy(connection: sqlite3.Connection, now: float, limit: int) -> bool:
+    """Delete what is of no use any more, up to `limit` results at a time. Is there more to delete?"""
+    over = int(now * 1e6)
+    connection.execute("DELETE FROM celeriac_published WHERE until <= ?", (over,))
+    connection.execute("DELETE FROM celeriac_cancelled WHERE until <= ?", (over,))
+    connection.execute("DELETE FROM celeriac_notices WHERE expires <= ?", (over,))
+    return sqlite_results.sweep(connection, now, limit)
