@@ -12,7 +12,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -191,7 +191,7 @@ class Site:
         }
         self.project = Project(
             folder,
-            {path.name: path.read_text() for path in TASKS.glob("*.py")},
+            {path.name: path.read_text() for path in TASKS.glob("[!_]*.py")},
             {"FAULT_SETTINGS": json.dumps(self.settings), "FAULT_LEDGER": str(self.ledger.path)},
         )
         self.app = Celeriac("tests", broker=broker, backend=self.backend_url)
@@ -427,10 +427,9 @@ class Storm:
     task: str = "work"
     lengths: tuple[float, ...] = (0.0, 0.0, 0.0, 0.01, 0.05, 0.3)
     options: tuple[str, ...] = ("-c", "2")
-    figures: dict[str, Any] = field(default_factory=dict)
 
-    def run(self, site: Site, seed: int) -> Findings:
-        """Blow over `site`, let everything settle, and check."""
+    def run(self, site: Site, seed: int, figures: dict[str, Any]) -> Findings:
+        """Blow over `site`, let everything settle, and check. What was measured goes to `figures`."""
         chance = random.Random(seed)
         workers = [site.worker(*self.options) for _ in range(self.workers)]
         for number in range(self.rounds):
@@ -452,7 +451,7 @@ class Storm:
                 self.lease + SPAN + 0.02 * len(site.sent) + 10, lambda: f"nothing left in it: {site.counts()}", 0.2,
             )  # fmt: skip
         findings = site.check()
-        self.figures.update(
+        figures.update(
             rounds=self.rounds, tasks=len(site.sent), repeats=findings.repeats, missing=len(findings.missing),
             unexcused=len(findings.unexcused), settled=round(age(last), 1),
         )  # fmt: skip

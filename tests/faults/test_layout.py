@@ -66,7 +66,8 @@ def test_a_producer_refuses_a_newer_layout(site: Site) -> None:
     _set(site, 99)
     script = (
         "import sys\nfrom tasks import app, work\nfrom celeriac.errors import LayoutTooNew\n"
-        "try:\n    app.AsyncResult('x').state; work.delay()\nexcept LayoutTooNew as error:\n    print(error); sys.exit(3)\n"
+        "try:\n    app.AsyncResult('x').state; work.delay()\n"
+        "except LayoutTooNew as error:\n    print(error); sys.exit(3)\n"
     )
     with site.project.python("-c", script) as producer:
         code = producer.wait(20.0)

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import threading
 import time
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -39,8 +40,7 @@ def test_a_storm_of_kills_loses_nothing(
 ) -> None:
     """kill -9 of workers at random moments: all tasks run, and only what was running and not committed runs again."""
     site = make_site(broker, lease=storm.lease)
-    storm.figures = figures
-    storm.run(site, seed).assert_clean(f"seed {seed}")
+    storm.run(site, seed, figures).assert_clean(f"seed {seed}")
     assert not site.dead()
     left = site.counts()
     assert (left.ready, left.in_flight, left.scheduled, left.parked) == (0, 0, 0, 0)
@@ -58,8 +58,7 @@ def test_a_task_acknowledged_early_never_starts_twice(
     """With `task_acks_late=False` the acknowledgement is committed before the child sees the call: what was lost is
     lost, what was not yet acknowledged runs, and nothing starts twice."""
     site = make_site(broker, lease=storm.lease)
-    storm.figures = figures
-    storm.run(site, seed)
+    storm.run(site, seed, figures)
     twice = {key: starts for key, starts in site.ledger.starts().items() if len(starts) > 1}
     assert not twice, f"seed {seed}: {twice}"
     started = len(site.ledger.starts())
@@ -198,14 +197,13 @@ def test_redis_killed_under_load(
     slowest = 0.0
     try:
         for _ in range(rounds):
-            before = len(accepted)
-            until(lambda before=before: len(accepted) > before + 50, 30.0, "tasks are accepted")  # type: ignore[misc]
+            until(partial(_more_than, accepted, len(accepted) + 50), 30.0, "tasks are accepted")
             redis.kill9()
             time.sleep(1.0)
             redis.start()
             up = time.monotonic()
-            until(lambda up=up: any(mark.time > up for mark in site.ledger.marks("end")), 10.0, "work")  # type: ignore[misc]
-            slowest = max(slowest, min(mark.time for mark in site.ledger.marks("end") if mark.time > up) - up)
+            ends = until(partial(_ends_after, site, up), 10.0, "work goes on")
+            slowest = max(slowest, min(ends) - up)
             assert slowest <= 5.0
     finally:
         stop.set()
@@ -273,6 +271,14 @@ def test_one_poisoned_completion_leaves_the_others_alone(site: Site) -> None:
     assert site.counts().in_flight == 0
     after = site.send("work")
     site.wait_finished(10.0, [after])
+
+
+def _more_than(found: list[str], count: int) -> bool:
+    return len(found) > count
+
+
+def _ends_after(site: Site, moment: float) -> list[float]:
+    return [mark.time for mark in site.ledger.marks("end") if mark.time > moment]
 
 
 def _refuse(site: Site, task_id: str) -> None:

@@ -45,7 +45,7 @@ class Peers:
         self.notes_path = folder / "notes"
         folder.mkdir(parents=True, exist_ok=True)
         self.notes_path.touch()
-        files = {path.name: path.read_text() for path in PROJECT.glob("*.py")}
+        files = {path.name: path.read_text() for path in PROJECT.glob("[!_]*.py")}
         self.project = Project(folder, files, {"PEER_NOTES": str(self.notes_path)})
         self._env: dict[Peer, dict[str, str]] = {
             "celery": {"PEER": "celery", "PEER_SETTINGS": json.dumps(merged)},

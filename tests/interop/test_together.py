@@ -51,13 +51,13 @@ def test_both_kinds_of_workers_on_one_queue(make_peers: MakePeers) -> None:
     peers = make_peers()
     peers.worker("celery", "-c", "1")
     peers.worker("celeriac", "-c", "1")
-    ids = [key for peer in ("celery", "celeriac") for key in peers.burst(peer, "traced", 60, [0.02])]  # type: ignore[arg-type]
+    ids = [key for peer in ("celery", "celeriac") for key in peers.burst(peer, "traced", 60, [0.02])]
     until(lambda: len(peers.ended()) == len(ids), 40.0, lambda: f"{len(peers.ended())} of {len(ids)}")
     starts = _starts(peers)
     assert {len(notes) for notes in starts.values()} == {1}
     assert {notes[0]["peer"] for notes in starts.values()} == {"celery", "celeriac"}
     for reader in ("celery", "celeriac"):
-        assert {found["state"] for found in peers.read(reader, ids).values()} == {"SUCCESS"}  # type: ignore[arg-type]
+        assert {found["state"] for found in peers.read(reader, ids).values()} == {"SUCCESS"}
 
 
 @pytest.mark.parametrize("prefix", ["", "pfx:"], ids=["plain", "prefixed"])

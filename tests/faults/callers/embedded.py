@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 """An embedding without threads, as uWSGI without --enable-threads: the GIL is held between two requests, so no other
 thread ever runs then; with `strict`, no thread can be started at all."""
 

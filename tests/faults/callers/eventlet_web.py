@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 """An eventlet-patched web process: 50 green threads send and get."""
 
 from __future__ import annotations

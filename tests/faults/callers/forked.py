@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 """A process that forks after it has sent and read results, as gunicorn does with --preload."""
 
 from __future__ import annotations

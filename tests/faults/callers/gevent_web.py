@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 """A gevent-patched web process: 50 greenlets send and get while the process also runs an event loop."""
 
 from __future__ import annotations

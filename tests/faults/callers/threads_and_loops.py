@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 """64 threads and 4 event loops of one process send and get at once."""
 
 from __future__ import annotations

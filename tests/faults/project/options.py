@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 """Pairs of tasks that differ in one option."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 """The tasks of the fault tests. Each appends a mark to a ledger when it starts and when it ends, so that a test can say
 afterwards what ran, where, when and how often, whatever was killed meanwhile."""
 

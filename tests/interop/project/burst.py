@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 """Sends many tasks of one name and prints their ids: `burst.py name count [args as JSON] [options as JSON]`."""
 
 from __future__ import annotations

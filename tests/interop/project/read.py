@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 """Reads results by id and prints them. Run by either interpreter."""
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Measurements beside Celery and dramatiq on the same machine. `python -m benchmarks` runs all of them."""
