@@ -1,0 +1,329 @@
+-- One cycle of a consumer: settle what is finished, bring what is due to its list, claim what is wanted. After places.lua
+-- and success.lua.
+--
+-- A script is no transaction: what was written before an error stays. So each completion does first what can fail, undoes
+-- it when something does, and only then what can't (SET, PUBLISH, HDEL).
+--
+-- KEYS  the ready lists (step by step, in each step the queues in their order), the doorbell of each queue, the version of
+--       the cancel list. They are declared because a server before 7.0 tracks declared keys, not those that were read.
+-- ARGV  1 key prefix  2 priority separator  3 epoch  4 lease  5 how many  6 how many bytes  7 prefix of new tags
+--       8 number of the first new tag  9 database of results ('': this one)  10 this database  11 cap of dead letters
+--       12 one queue after the other ('1') or all in turn ('0')  13 number of queues  14 number of steps
+--       then the queues, the steps, the number of parked keys, (key, how many) each, and the completions:
+--       q queue                                    the following receipts belong to this queue
+--       a tag                                      acknowledge
+--       s tag key seconds document                 store and acknowledge
+--       x tag how argument blob key seconds document guard n (list|base, id, due, blob) * n
+--           tag '': nothing to settle. how: A ack, R to the head of list `argument`, Q to its tail, D schedule at
+--           `argument`, P park under `argument`, X dead for reason `argument`, ! it can't be carried out for that reason.
+--           blob: '=' and what takes the message's place, or ''. n envelopes: a ready one has an empty id.
+-- Gives { seconds, microseconds, next due, cancel version, more, exceptions, claimed, unparked, faults }
+--       exceptions: (number of a completion, error or '' for lost) each; claimed: (index of the list in KEYS, messages)
+--       each; unparked: (index of the queue, step, message) each; faults: (key, error) each. Tags are counted on in the
+--       order unparked, claimed.
+
+local call, try = redis.call, redis.pcall
+local prefix, sep, epoch = ARGV[1], ARGV[2], ARGV[3]
+local private = prefix .. 'celeriac:1:'
+local time = call('TIME')
+local now = time[1] + time[2] / 1000000
+local cap = tonumber(ARGV[11])
+local faults, exceptions = {}, {}
+
+-- Who claims has a lease, or nobody would give back what it holds. It is also the first write: where writes are refused
+-- (memory, disk, replica) it fails before anything was done.
+call('ZADD', private .. 'workers', 'NX', now + ARGV[4], epoch)
+
+local queues, steps = tonumber(ARGV[13]), tonumber(ARGV[14])
+local i = 15 + queues + steps
+local parked = tonumber(ARGV[i])
+local demands = i + 1
+i = demands + 2 * parked
+
+-- Settle
+
+local stores = {}
+local base, inflight
+local at = 0
+
+local function store()
+  if #stores == 0 then return end
+  if ARGV[9] ~= '' then call('SELECT', ARGV[9]) end
+  for n = 1, #stores do
+    local s = stores[n]
+    local key, document = ARGV[s], ARGV[s + 2]
+    if ARGV[s + 1] == '' then call('SET', key, document) else call('SET', key, document, 'EX', ARGV[s + 1]) end
+    call('PUBLISH', key, document)
+  end
+  if ARGV[9] ~= '' then call('SELECT', ARGV[10]) end
+  stores = {}
+end
+
+local function fail(text)
+  exceptions[#exceptions + 1] = at
+  exceptions[#exceptions + 1] = text
+end
+
+local function guarded(key)
+  store() -- a SUCCESS of this very cycle guards too
+  if ARGV[9] ~= '' then call('SELECT', ARGV[9]) end
+  local document = try('GETEX', key)
+  if ARGV[9] ~= '' then call('SELECT', ARGV[10]) end
+  return is_success(document)
+end
+
+local function carry_out(p)
+  local tag, how, argument = ARGV[p + 1], ARGV[p + 2], ARGV[p + 3]
+  local message
+  if tag ~= '' then
+    message = call('HGET', inflight, tag)
+    if not message then return fail('') end
+  end
+  local err
+  local undo = {}
+  if how == '!' then err = argument end
+  local n = tonumber(ARGV[p + 9])
+  for e = p + 10, p + 6 + 4 * n, 4 do
+    if err then break end
+    local key, id = ARGV[e], ARGV[e + 1]
+    if id == '' then
+      local r = try('LPUSH', key, ARGV[e + 3])
+      if type(r) == 'table' then
+        err = r.err .. ' (' .. key .. ')'
+      else
+        undo[#undo + 1] = { 'LPOP', key }
+      end
+    else
+      err = schedule(key, id, ARGV[e + 2], ARGV[e + 3])
+      if err then
+        err = err .. ' (' .. key .. 'schedule)'
+      else
+        undo[#undo + 1] = { 'ZREM', key .. 'schedule', id }
+        undo[#undo + 1] = { 'HDEL', key .. 'scheduled', id }
+      end
+    end
+  end
+  if not err and tag ~= '' and how ~= 'A' then
+    local body = message
+    if ARGV[p + 4] ~= '' then body = ARGV[p + 4]:sub(2) end
+    local r
+    if how == 'R' then
+      r = try('RPUSH', argument, body)
+    elseif how == 'Q' then
+      r = try('LPUSH', argument, body)
+    elseif how == 'D' then
+      err = schedule(base, tag, argument, body)
+    elseif how == 'P' then
+      err = park(base, argument, tag:match('%.(%d+)$'), body)
+    elseif how == 'X' then
+      err = bury(base, tag, now, argument, body, cap)
+    end
+    if type(r) == 'table' then err = r.err .. ' (' .. argument .. ')' end
+  end
+  if err then
+    for u = #undo, 1, -1 do call(unpack(undo[u])) end
+    if message then
+      local worse = bury(base, tag, now, err, message, cap)
+      if worse then
+        err = err .. '; it stays in flight: ' .. worse
+      else
+        call('HDEL', inflight, tag)
+      end
+    end
+    return fail(err)
+  end
+  if ARGV[p + 5] ~= '' and not (ARGV[p + 8] == '1' and guarded(ARGV[p + 5])) then stores[#stores + 1] = p + 5 end
+  if message then call('HDEL', inflight, tag) end
+end
+
+local last = #ARGV
+while i <= last do
+  local op = ARGV[i]
+  if op == 's' then
+    at = at + 1
+    if call('HDEL', inflight, ARGV[i + 1]) == 1 then stores[#stores + 1] = i + 2 else fail('') end
+    i = i + 5
+  elseif op == 'a' then
+    at = at + 1
+    if call('HDEL', inflight, ARGV[i + 1]) ~= 1 then fail('') end
+    i = i + 2
+  elseif op == 'q' then
+    base = base_of(prefix, ARGV[i + 1])
+    inflight = base .. 'inflight:' .. epoch
+    i = i + 2
+  else
+    at = at + 1
+    carry_out(i)
+    i = i + 10 + 4 * tonumber(ARGV[i + 9])
+  end
+end
+
+store()
+
+-- Claim
+
+local left, room = tonumber(ARGV[5]), tonumber(ARGV[6])
+local wanted = left > 0
+local number = tonumber(ARGV[8])
+local claimed, unparked = {}, {}
+local bases, step_of = {}, {}
+for j = 1, queues do bases[j] = base_of(prefix, ARGV[14 + j]) end
+for s = 1, steps do step_of[s] = ARGV[14 + queues + s] end
+
+local function fault(key, text)
+  faults[#faults + 1] = key
+  faults[#faults + 1] = text
+end
+
+-- What is due goes to the head of its list, the earliest first: no more than can be claimed now, or the next cycle's would
+-- stand before them.
+local next_due = ''
+for j = 1, queues do
+  local key = bases[j] .. 'schedule'
+  local first = try('ZRANGE', key, 0, 0, 'WITHSCORES')
+  if first.err then
+    fault(key, first.err)
+  elseif first[1] then
+    if wanted and tonumber(first[2]) <= now then
+      local due = call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, math.min(left, 500))
+      local messages = try('HMGET', bases[j] .. 'scheduled', unpack(due))
+      if messages.err then
+        fault(bases[j] .. 'scheduled', messages.err)
+        first = {}
+      else
+        for n = #due, 1, -1 do
+          if messages[n] then
+            local list = ready(prefix, ARGV[14 + j], sep, due[n]:match('%.(%d+)$') or '0')
+            local r = try('RPUSH', list, messages[n])
+            if type(r) == 'table' then bury(bases[j], due[n], now, r.err .. ' (' .. list .. ')', messages[n], cap) end
+          end
+        end
+        call('ZREM', key, unpack(due))
+        call('HDEL', bases[j] .. 'scheduled', unpack(due))
+        first = call('ZRANGE', key, 0, 0, 'WITHSCORES')
+      end
+    end
+    if first[1] and (next_due == '' or tonumber(first[2]) < tonumber(next_due)) then next_due = first[2] end
+  end
+end
+
+for d = demands, demands + 2 * parked - 2, 2 do
+  local many = tonumber(ARGV[d + 1])
+  for j = 1, queues do
+    local list = bases[j] .. 'parked:' .. ARGV[d]
+    local hash = bases[j] .. 'inflight:' .. epoch
+    local entries = many > 0 and room > 0 and try('RPOP', list, math.min(many, 500))
+    if entries and entries.err then
+      fault(list, entries.err)
+    elseif entries then
+      local fields, found = {}, {}
+      for n = 1, #entries do
+        local step, message = unpark(entries[n])
+        fields[#fields + 1] = ARGV[7] .. (number + n - 1) .. '.' .. step
+        fields[#fields + 1] = message
+        found[#found + 1] = j - 1
+        found[#found + 1] = step
+        found[#found + 1] = message
+      end
+      local r = try('HSET', hash, unpack(fields))
+      if type(r) == 'table' then
+        fault(hash, r.err)
+        for n = #entries, 1, -1 do call('RPUSH', list, entries[n]) end
+      else
+        for n = 1, #found do unparked[#unparked + 1] = found[n] end
+        for n = 1, #entries do room = room - #entries[n] end
+        number = number + #entries
+        many = many - #entries
+        if call('EXISTS', list) == 0 then call('SREM', bases[j] .. 'parkings', ARGV[d]) end
+      end
+    end
+  end
+end
+
+-- Record messages as in flight; those over the bound of bytes go back. Lua can't unpack 8,000 values, hence at most 500.
+local function take(index, list, messages, step)
+  local n = #messages
+  local hash = bases[index] .. 'inflight:' .. epoch
+  local fields = {}
+  local ending = '.' .. step
+  local keep = n
+  for m = 1, n do
+    local message = messages[m]
+    fields[2 * m - 1] = ARGV[7] .. (number + m - 1) .. ending
+    fields[2 * m] = message
+    room = room - #message
+    if room <= 0 then
+      keep = m
+      break
+    end
+  end
+  local r = try('HSET', hash, unpack(fields))
+  if type(r) == 'table' then
+    fault(hash, r.err)
+    keep = 0
+  end
+  for m = n, keep + 1, -1 do
+    call('RPUSH', list, messages[m])
+    messages[m] = nil
+  end
+  number = number + keep
+  left = left - keep
+  return keep
+end
+
+if wanted then
+  local one_by_one = ARGV[12] == '1'
+  local chunk = 32
+  for s = 1, steps do
+    local first = 1
+    while first <= queues and left > 0 and room > 0 do
+      -- the queues that share what is left; one at a time where their order is strict
+      local open = {}
+      for j = first, one_by_one and first or queues do open[#open + 1] = j end
+      first = one_by_one and first + 1 or queues + 1
+      while #open > 0 and left > 0 and room > 0 do
+        local again = {}
+        for o = 1, #open do
+          local j = open[o]
+          local index = (s - 1) * queues + j
+          local many = math.min(chunk, math.ceil(left / (#open - o + 1)))
+          local messages = try('RPOP', KEYS[index], many)
+          if messages and messages.err then
+            fault(KEYS[index], messages.err)
+          elseif messages and #messages > 0 then
+            local got = #messages
+            local before = room
+            local kept = take(j, KEYS[index], messages, step_of[s])
+            if kept > 0 then
+              claimed[#claimed + 1] = index - 1
+              claimed[#claimed + 1] = messages
+              -- never take out much more than fits
+              chunk = math.max(1, math.min(500, math.ceil(room * kept / (before - room + 1))))
+            end
+            if got == many and kept == got then again[#again + 1] = j end
+          end
+          if left <= 0 or room <= 0 then break end
+        end
+        open = again
+      end
+    end
+  end
+end
+
+-- Arm the wake-up: what is read last is what the server tells us of when it changes.
+local version = call('GET', KEYS[#KEYS]) or '0'
+local more = 0
+if wanted then
+  for k = 1, queues * steps do
+    local length = try('LLEN', KEYS[k])
+    if type(length) == 'number' and length > 0 then
+      more = 1
+      break
+    end
+  end
+  if more == 0 then
+    for k = queues * steps + 1, #KEYS - 1 do try('GET', KEYS[k]) end
+  end
+end
+
+return { time[1], time[2], next_due, version, more, exceptions, claimed, unparked, faults }

@@ -1,0 +1,415 @@
+"""A worker's claim on some queues: one script call per cycle on the hot connection, the lease on the control
+connection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from celeriac.brokers.redis import recovery, scripts
+from celeriac.brokers.redis.control import Control
+from celeriac.drivers.redis.aio import AsyncConnection
+from celeriac.drivers.redis.protocol import failure
+from celeriac.drivers.redis.script import unknown
+from celeriac.errors import CeleryError, EncodeError, OperationalError
+from celeriac.model.message import (
+    DONE,
+    LOST,
+    Ack,
+    Completion,
+    Dead,
+    Delay,
+    Delivery,
+    Demand,
+    Park,
+    Receipt,
+    Requeue,
+    Return,
+    Store,
+    Turn,
+    Verdict,
+)
+
+log = logging.getLogger("celeriac.redis")
+
+LONGEST_WAIT = 30.0
+"""Seconds after which a wait ends even if nothing was told: a lost invalidation costs no more."""
+POLL = 1.0
+"""Seconds between looks where the server refuses to tell."""
+RUNNING_KEPT = 86_400
+"""Seconds that the marks of running receipts outlive the last renewal."""
+
+
+class RedisConsumer:
+    """See `ports.Consumer`. Made by RedisBroker.subscribe."""
+
+    def __init__(self, control: Control, queues: Sequence[str], epoch: str, lease: float) -> None:
+        self.control = control
+        self.epoch = epoch
+        self.lease = lease
+        self._name = _new_name()
+        self._next = 0
+        self._hot: AsyncConnection | None = None
+        self._tracking = False
+        self._plans: list[_Plan] = []
+        self._turn = 0
+        self._watched: frozenset[bytes] = frozenset()
+        self._bell = asyncio.Event()
+        self._bell.set()
+        self._rings = 0
+        self._due: float | None = None
+        self._renewed = 0.0
+        self._no_recovery_before = 0.0
+        self._unacked_next = 0.0
+        self._faults: set[bytes] = set()
+        self._set_queues(queues)
+
+    def _set_queues(self, queues: Sequence[str]) -> None:
+        layout = self.control.layout
+        queues = list(dict.fromkeys(queues))
+        if layout.strategy == "sorted":
+            queues.sort()
+        self.queues = queues
+        turns = len(queues) if layout.strategy == "round_robin" and len(queues) > 1 else 1
+        self._plans = [_Plan(self, queues[turn:] + queues[:turn]) for turn in range(turns)]
+        self._turn = 0
+        self._watched = frozenset(key.encode() for key in self._plans[0].keys)
+        self._ring()
+
+    async def start(self) -> None:
+        """Connect, begin the lease, make the queues known."""
+        await self.control.declare(self.queues)
+        self._hot = hot = await AsyncConnection.open(self.control.server, self._pushed, self._lost)
+        told = await hot.send(hot.pack(("CLIENT", "TRACKING", "ON", "NOLOOP")))
+        self._tracking = not isinstance(told, Exception)
+        if not self._tracking:
+            log.info("%s refuses CLIENT TRACKING (%s); new messages are looked for", self.control.describe(), told)
+        await self._renew(())
+
+    # Cycle
+
+    async def cycle(self, finished: Sequence[Completion], want: Demand) -> Turn:
+        """See ports.Consumer. Cancelling it closes the connection: what it claimed would be known to nobody."""
+        hot = self._hot
+        if hot is None:
+            raise OperationalError(f"{self.control.describe()}: the consumer is closed")
+        unknown_queues = [
+            envelope.queue
+            for completion in finished
+            if completion.publish
+            for envelope in completion.publish
+            if self.control.undeclared(envelope.queue)
+        ]
+        if unknown_queues:
+            with suppress(EncodeError):  # the completion that has it fails alone, below
+                await self.control.declare(unknown_queues)
+        count = want.count
+        plan = self._plans[self._turn]
+        if count:
+            self._turn = (self._turn + 1) % len(self._plans)
+        words: list[Any] = [*plan.before, count, want.size, self._name, self._next, *plan.after]
+        words.append(len(want.parked))
+        for key, many in want.parked.items():
+            words += (key, many)
+        start = len(words)
+        order = self._settle(words, finished)
+        broken: dict[int, str] = {}
+        try:
+            packed = hot.pack(tuple(words))
+        except (UnicodeEncodeError, TypeError):
+            del words[start:]
+            order, broken = self._settle_one_by_one(hot, words, finished)
+            packed = hot.pack(tuple(words))
+        rings = self._rings
+        try:
+            reply = await hot.send(packed)
+            if unknown(reply):
+                words[0:2] = ("EVAL", scripts.CYCLE.source)
+                reply = await hot.send(hot.pack(tuple(words)))
+        except asyncio.CancelledError:
+            hot.close()
+            raise
+        if isinstance(reply, Exception):
+            raise failure(self.control.server, reply, "claiming and settling")
+        seconds, micros, due, version, more, exceptions, claimed, unparked, faults = reply
+        if faults:
+            self._tell_faults(faults)
+        verdicts: list[Verdict] = [DONE] * len(finished)
+        if exceptions:
+            for n in range(0, len(exceptions), 2):
+                at = exceptions[n] - 1
+                text = exceptions[n + 1]
+                verdicts[at if order is None else order[at]] = (
+                    Verdict(False, error=text.decode(errors="replace")) if text else LOST
+                )
+            for at, text in broken.items():
+                verdicts[at] = Verdict(False, error=text)
+        deliveries: list[Delivery] = []
+        if unparked or claimed:
+            self._deliver(plan, unparked, claimed, deliveries)
+        now = int(seconds) + int(micros) / 1_000_000
+        next_due = float(due) if due else None
+        self._due = None if next_due is None else asyncio.get_running_loop().time() + next_due - now
+        if count and not more and rings == self._rings:
+            self._bell.clear()  # the server will tell of the next push
+        else:
+            self._bell.set()
+        return Turn(deliveries, verdicts, next_due, now, int(version), bool(more))
+
+    def _deliver(self, plan: _Plan, unparked: list[Any], claimed: list[Any], deliveries: list[Delivery]) -> None:
+        name, number = self._name, self._next
+        for n in range(0, len(unparked), 3):
+            queue = plan.queues[unparked[n]]
+            deliveries.append(Delivery(Receipt(queue, f"{name}{number}.{unparked[n + 1].decode()}"), unparked[n + 2]))
+            number += 1
+        for n in range(0, len(claimed), 2):
+            queue, ending = plan.sources[claimed[n]]
+            for blob in claimed[n + 1]:
+                deliveries.append(Delivery(Receipt(queue, f"{name}{number}{ending}"), blob))
+                number += 1
+        self._next = number
+
+    def _settle(self, words: list[Any], finished: Sequence[Completion]) -> list[int] | None:
+        """Append what is finished. Returns the order in which the completions stand, None when it is theirs."""
+        queue: str | None = None
+        returned: list[int] | None = None
+        order: list[int] = []
+        prefix = self._result_prefix()
+        for index, completion in enumerate(finished):
+            receipt, store = completion.receipt, completion.store
+            kind = type(completion.settlement)
+            if receipt is not None:
+                if kind is Return:
+                    if returned is None:
+                        returned, order = [], list(range(index))
+                    returned.append(index)
+                    continue
+                if receipt.queue != queue:
+                    queue = receipt.queue
+                    words += ("q", queue)
+                if kind is Ack and not completion.publish:
+                    if store is None:
+                        words += ("a", receipt.tag)
+                        if returned is not None:
+                            order.append(index)
+                        continue
+                    if not store.guard:
+                        words += ("s", receipt.tag, prefix + store.id, _expiry(store), store.document)
+                        if returned is not None:
+                            order.append(index)
+                        continue
+            self._append(words, completion, prefix)
+            if returned is not None:
+                order.append(index)
+        if returned is None:
+            return None
+        # The first one claimed is to be served first, so it is put to the head last.
+        returned.sort(key=lambda index: recovery.claim_order(finished[index].receipt.tag), reverse=True)  # type: ignore[union-attr]
+        for index in returned:
+            completion = finished[index]
+            assert completion.receipt is not None
+            words += ("q", completion.receipt.queue)
+            self._append(words, completion, prefix)
+        return order + returned
+
+    def _append(self, words: list[Any], completion: Completion, prefix: str, broken: str = "") -> None:
+        """Append a completion in its general form."""
+        layout = self.control.layout
+        receipt, settlement, store = completion.receipt, completion.settlement, completion.store
+        how, argument, blob = "A", "", b""
+        if broken:
+            how, argument, store = "!", broken, None
+        elif receipt is not None:
+            match settlement:
+                case Ack():
+                    pass
+                case Return(replacement) | Requeue(replacement):
+                    how = "R" if isinstance(settlement, Return) else "Q"
+                    argument = layout.ready(receipt.queue, receipt.tag.rpartition(".")[2])
+                    blob = b"" if replacement is None else b"=" + replacement
+                case Delay(until, replacement):
+                    how, argument = "D", repr(until)
+                    blob = b"" if replacement is None else b"=" + replacement
+                case Park(key):
+                    how, argument = "P", key
+                case Dead(reason):
+                    how, argument = "X", reason
+        words += ("x", "" if receipt is None else receipt.tag, how, argument, blob)
+        if store is None:
+            words += ("", "", "", "0")
+        else:
+            words += (prefix + store.id, _expiry(store), store.document, "1" if store.guard else "0")
+        publish = () if broken else completion.publish
+        words.append(len(publish))
+        for envelope in publish:
+            if envelope.not_before is None:
+                words += (layout.target(envelope), "", "", envelope.blob)
+            else:
+                words += (
+                    layout.base(envelope.queue), layout.entry(envelope), repr(envelope.not_before), envelope.blob
+                )  # fmt: skip
+
+    def _settle_one_by_one(
+        self, hot: AsyncConnection, words: list[Any], finished: Sequence[Completion]
+    ) -> tuple[list[int] | None, dict[int, str]]:
+        """As `_settle`, when something in a completion can't be sent: that one becomes a dead letter by itself."""
+        prefix = self._result_prefix()
+        broken: dict[int, str] = {}
+        for index, completion in enumerate(finished):
+            part: list[Any] = []
+            if completion.receipt is not None:
+                part += ("q", completion.receipt.queue)
+            try:
+                self._append(part, completion, prefix)
+                hot.pack(tuple(part))
+            except (UnicodeEncodeError, TypeError) as error:
+                broken[index] = f"it can't be sent to the server: {error}"
+                part = ["q", completion.receipt.queue] if completion.receipt is not None else []
+                self._append(part, completion, prefix, broken[index])
+            words += part
+        return None, broken
+
+    def _result_prefix(self) -> str:
+        site = self.control.stores_at
+        return "celery-task-meta-" if site is None else f"{site.prefix}celery-task-meta-"
+
+    def _tell_faults(self, faults: list[bytes]) -> None:
+        for n in range(0, len(faults), 2):
+            key, text = faults[n], faults[n + 1]
+            if key not in self._faults:
+                self._faults.add(key)
+                log.error(
+                    "%s: the key %r is not what it should be, nothing is claimed from it: %s",
+                    self.control.describe(), key.decode(errors="replace"), text.decode(errors="replace"),
+                )  # fmt: skip
+
+    # Waiting
+
+    async def wait(self) -> None:
+        """See ports.Consumer. At once when the last cycle left something, or claimed nothing at all."""
+        hot = self._hot
+        if hot is None or hot.broken:
+            raise OperationalError(f"{self.control.describe()}: the connection is gone")
+        if self._bell.is_set():
+            return
+        longest = LONGEST_WAIT if self._tracking else POLL
+        if self._due is not None:
+            longest = min(longest, max(0.0, self._due - asyncio.get_running_loop().time()))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(longest):
+                await self._bell.wait()
+        if hot.broken:
+            raise OperationalError(f"{self.control.describe()}: the connection is gone")
+
+    def _pushed(self, push: list[Any]) -> None:
+        if push[0] == b"invalidate":
+            keys = push[1]
+            if keys is None or not self._watched.isdisjoint(keys):
+                self._ring()
+
+    def _ring(self) -> None:
+        self._rings += 1
+        self._bell.set()
+
+    def _lost(self, error: CeleryError) -> None:
+        self._ring()
+
+    # Lease
+
+    async def renew(self, running: Sequence[Receipt]) -> bool:
+        """See ports.Consumer."""
+        now = time.monotonic()
+        if self._renewed and now - self._renewed > self.lease / 2:
+            # We were stopped or cut off: others may have been so too, and be about to renew.
+            self._no_recovery_before = now + self.lease
+        return await self._renew(running)
+
+    async def _renew(self, running: Sequence[Receipt]) -> bool:
+        control = self.control
+        connection = await control.link.connection()
+        held = await connection.run(
+            scripts.RENEW, (), control.layout.prefix, self.epoch, self.lease, control.run_id,
+            "\n".join([receipt.tag for receipt in running]), RUNNING_KEPT,
+        )  # fmt: skip
+        self._renewed = time.monotonic()
+        return bool(held)
+
+    async def recover(self) -> int:
+        """See ports.Consumer."""
+        control = self.control
+        now = time.monotonic()
+        count = 0
+        if now >= self._no_recovery_before and now - self._renewed <= self.lease / 2:
+            count += await recovery.recover(control.link, control.layout, control.run_id, self.epoch, self.lease)
+        if control.layout.peers and now >= self._unacked_next:
+            self._unacked_next = now + control.layout.restore_interval
+            count += await recovery.restore_unacked(control.link, control.layout)
+        return count
+
+    async def adopt(self, known: Collection[Receipt]) -> int:
+        """See ports.Consumer."""
+        tags = {receipt.tag for receipt in known}
+        link, layout = self.control.link, self.control.layout
+        return await recovery.give_back(link, layout, self.epoch, only_dead=False, keep=tags)
+
+    async def change(self, queues: Sequence[str]) -> None:
+        """See ports.Consumer."""
+        await self.control.declare(queues)
+        self._set_queues(queues)
+
+    async def leave(self) -> None:
+        """See ports.Consumer."""
+        link, layout = self.control.link, self.control.layout
+        await recovery.give_back(link, layout, self.epoch, only_dead=False)
+        await recovery.end_epoch(link, layout, self.epoch, only_dead=False)
+
+    async def close(self) -> None:
+        """See ports.Consumer."""
+        hot, self._hot = self._hot, None
+        if hot is not None:
+            hot.close()
+        self._ring()
+
+
+class _Plan:
+    """The unchanging words of a cycle for one order of the queues."""
+
+    def __init__(self, consumer: RedisConsumer, queues: Sequence[str]) -> None:
+        self._control = consumer.control
+        layout = consumer.control.layout
+        self.queues = queues
+        lists = [layout.ready(queue, step) for step in layout.steps for queue in queues]
+        self.sources = [(queue, f".{step}") for step in layout.steps for queue in queues]
+        self.keys = [
+            *lists, *(f"{layout.base(queue)}due" for queue in queues), f"{layout.private}cancelled:version"
+        ]  # fmt: skip
+        self.before = (
+            "EVALSHA", scripts.CYCLE.digest, len(self.keys), *self.keys,
+            layout.prefix, layout.separator, consumer.epoch, consumer.lease,
+        )  # fmt: skip
+        self._ending = (
+            layout.dead_limit, "0" if layout.strategy == "round_robin" else "1", len(queues), len(layout.steps),
+            *queues, *layout.steps,
+        )  # fmt: skip
+
+    @property
+    def after(self) -> Iterable[Any]:
+        """What stands between the tags and the parked keys."""
+        site = self._control.stores_at
+        own = self._control.server.db
+        return ("" if site is None or site.db == own else site.db, own, *self._ending)
+
+
+def _expiry(store: Store) -> str | int:
+    expires = store.expires
+    return "" if expires is None or expires <= 0 else max(1, int(expires))
+
+
+def _new_name() -> str:
+    """Begins the tags of one consumer: never used twice, and later ones sort behind earlier ones."""
+    return f"{int(time.time() * 1000):011x}{os.urandom(3).hex()}-"

@@ -1,0 +1,286 @@
+"""The blocking side, for callers without a loop: one connection for each thread or greenlet, made anew after a fork."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from celeriac.drivers.redis.protocol import (
+    MISSING,
+    Words,
+    check_handshake,
+    driver,
+    failure,
+    garbled,
+    handshake,
+    new_reader,
+    unreachable,
+)
+from celeriac.drivers.redis.script import Script, unknown
+from celeriac.drivers.redis.url import Server
+from celeriac.errors import CeleryError, OperationalError
+
+_SLICE = 2.5
+"""Longest socket timeout; a deadline further away is reached in slices, so that most calls need not set it anew."""
+
+
+class Connection:
+    """One connection, speaking RESP3, for one thread at a time. Made by `Connections`."""
+
+    def __init__(self, server: Server, deadline: float) -> None:
+        """Connect and log in before `deadline` (monotonic seconds). Raises OperationalError or ImproperlyConfigured."""
+        self.server = server
+        self.pid = os.getpid()
+        hiredis = driver()
+        self.pack: Callable[[Words], bytes] = hiredis.pack_command
+        self._push = hiredis.PushNotification
+        self._garbage = hiredis.ProtocolError
+        self._reader = new_reader(hiredis)
+        self.pushes: deque[list[Any]] = deque()
+        """What came unasked."""
+        self.known: set[str] = set()
+        """For its owner: what was made known over it, and need not be said again."""
+        self._socket: socket.socket | None = None
+        self._timeout = 0.0
+        self._poll: Any = None
+        limit = min(deadline, time.monotonic() + server.connect_timeout)
+        try:
+            self._socket = link = _connect(server, max(0.001, limit - time.monotonic()))
+            self._timeout = link.gettimeout() or 0.0
+            commands = handshake(server)
+            check_handshake(server, self.ask(b"".join(map(self.pack, commands)), len(commands), limit))
+        except (OSError, CeleryError) as error:
+            self.close()
+            raise unreachable(server, error) from error
+        except BaseException:
+            self.close()
+            raise
+        if hasattr(select, "poll"):  # eventlet takes it away
+            self._poll = select.poll()
+            self._poll.register(link.fileno(), select.POLLIN)
+
+    @property
+    def broken(self) -> bool:
+        """Nothing can be asked any more."""
+        return self._socket is None
+
+    def idle(self) -> bool:
+        """Is it as quiet as it should be between two calls? No: the server closed it, or something came that no one
+        asked for. Costs one system call."""
+        link = self._socket
+        if link is None or self._reader.has_data():
+            return False
+        try:
+            if self._poll is not None:
+                return not self._poll.poll(0)
+            return link.fileno() >= 1024 or not select.select([link], [], [], 0)[0]
+        except (OSError, ValueError):
+            return False
+
+    def ask(self, data: bytes, want: int, deadline: float) -> list[Any]:
+        """Send packed commands and return their `want` replies; error replies are values. Raises OperationalError when
+        the deadline (monotonic seconds) passes or the connection breaks; then it is closed."""
+        if self._socket is None:
+            raise OperationalError(f"{self.server.describe()}: not connected")
+        try:
+            self._write(data, deadline)
+            replies: list[Any] = []
+            gets, push = self._reader.gets, self._push
+            while len(replies) < want:
+                reply = gets()
+                if reply is MISSING:
+                    self._read(deadline)
+                elif type(reply) is push:
+                    self.pushes.append(reply)
+                else:
+                    replies.append(reply)
+            return replies
+        except self._garbage as error:
+            self.close()
+            raise garbled(self.server, error) from error
+        except TimeoutError as error:
+            self.close()
+            raise OperationalError(f"{self.server.describe()}: no answer in time") from error
+        except OSError as error:
+            self.close()
+            raise unreachable(self.server, error) from error
+        except BaseException:  # an interrupt in the middle: the next answer would go to the wrong question
+            self.close()
+            raise
+
+    def tell(self, data: bytes, deadline: float) -> None:
+        """Send packed commands that have no reply of their own. Raises OperationalError."""
+        self.ask(data, 0, deadline)
+
+    def listen(self, deadline: float) -> bool:
+        """Wait until something came unasked (it is in `pushes`), at most until `deadline`; False: it did not. Raises
+        OperationalError when the connection breaks."""
+        if self._socket is None:
+            raise OperationalError(f"{self.server.describe()}: not connected")
+        try:
+            while not self.pushes:
+                reply = self._reader.gets()
+                if reply is MISSING:
+                    self._read(deadline)
+                elif type(reply) is self._push:
+                    self.pushes.append(reply)
+                else:
+                    raise OSError("an answer came to no question")
+            return True
+        except TimeoutError:
+            return False
+        except self._garbage as error:
+            self.close()
+            raise garbled(self.server, error) from error
+        except OSError as error:
+            self.close()
+            raise unreachable(self.server, error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def call(self, *words: str | bytes | int | float, deadline: float) -> Any:
+        """One command and its reply. Raises OperationalError, also for an error reply."""
+        reply = self.ask(self.pack(words), 1, deadline)[0]
+        if isinstance(reply, Exception):
+            raise failure(self.server, reply, str(words[0]))
+        return reply
+
+    def many(self, commands: Sequence[Words], deadline: float) -> list[Any]:
+        """Several commands in one write. Raises OperationalError for the first error reply."""
+        replies = self.ask(b"".join(map(self.pack, commands)), len(commands), deadline)
+        for words, reply in zip(commands, replies, strict=True):
+            if isinstance(reply, Exception):
+                raise failure(self.server, reply, str(words[0]))
+        return replies
+
+    def run(self, script: Script, keys: Sequence[str | bytes], arguments: Sequence[Any], deadline: float) -> Any:
+        """Run a script. Raises OperationalError."""
+        reply = self.ask(self.pack(script.by_digest(tuple(keys), tuple(arguments))), 1, deadline)[0]
+        if unknown(reply):
+            reply = self.ask(self.pack(script.whole(tuple(keys), tuple(arguments))), 1, deadline)[0]
+        if isinstance(reply, Exception):
+            raise failure(self.server, reply, "a script")
+        return reply
+
+    def close(self) -> None:
+        """Close it. In a forked child this leaves the parent's connection alone."""
+        link, self._socket = self._socket, None
+        if link is not None:
+            with suppress(OSError):
+                link.close()
+
+    def _write(self, data: bytes, deadline: float) -> None:
+        link = self._socket
+        assert link is not None
+        sent, size = 0, len(data)
+        view = memoryview(data)
+        while sent < size:
+            self._allow(deadline)
+            try:
+                sent += link.send(view[sent:] if sent else data)
+            except TimeoutError:
+                if time.monotonic() >= deadline:
+                    raise
+
+    def _read(self, deadline: float) -> None:
+        link = self._socket
+        assert link is not None
+        while True:
+            self._allow(deadline)
+            try:
+                data = link.recv(65536)
+            except TimeoutError:
+                if time.monotonic() >= deadline:
+                    raise
+                continue
+            if not data:
+                raise ConnectionResetError(0, "the server closed the connection")
+            self._reader.feed(data)
+            return
+
+    def _allow(self, deadline: float) -> None:
+        left = deadline - time.monotonic()
+        if left < self._timeout or self._timeout <= 0:
+            if left <= 0:
+                raise TimeoutError
+            self._timeout = min(left, _SLICE)
+            assert self._socket is not None
+            self._socket.settimeout(self._timeout)
+
+
+def _connect(server: Server, timeout: float) -> socket.socket:
+    link: socket.socket
+    if server.path:
+        link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            link.settimeout(timeout)
+            link.connect(server.path)
+        except BaseException:
+            link.close()
+            raise
+    else:
+        link = socket.create_connection((server.host, server.port), timeout)
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if server.tls is None:
+        return link
+    try:
+        secure: socket.socket = server.tls.context().wrap_socket(link, server_hostname=server.host)
+        return secure
+    except BaseException:
+        link.close()
+        raise
+
+
+class _Held:
+    """A thread's connection. Dies with the thread, and closes the connection then."""
+
+    __slots__ = ("__weakref__", "connection")
+
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+
+    def __del__(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+
+
+class Connections:
+    """A connection for each thread (or greenlet) that asks for one; closed when the thread ends. Safe over a fork."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._local = threading.local()
+        self._all: weakref.WeakSet[_Held] = weakref.WeakSet()
+
+    def get(self, deadline: float) -> Connection:
+        """This thread's connection: alive when it was looked at, before anything is sent. Raises OperationalError or
+        ImproperlyConfigured."""
+        held: _Held | None = getattr(self._local, "held", None)
+        if held is None:
+            self._local.held = held = _Held()
+            self._all.add(held)
+        connection = held.connection
+        if connection is not None:
+            if connection.pid == os.getpid() and connection.idle():
+                return connection
+            held.connection = None
+            connection.close()
+        held.connection = connection = Connection(self.server, deadline)
+        return connection
+
+    def close(self) -> None:
+        """Close the connections of all threads; a later call opens others."""
+        for held in list(self._all):
+            connection, held.connection = held.connection, None
+            if connection is not None:
+                connection.close()
