@@ -87,6 +87,7 @@ class Child:
         "progress",
         "quarantine",
         "ready",
+        "recalled",
         "recalling",
         "retiring",
         "seats",
@@ -122,6 +123,8 @@ class Child:
         self.done = 0
         self.asking = 0
         self.recalling = False
+        self.recalled = 0
+        """The call behind which calls were last taken back."""
         self.out = bytearray()
         self.side_out = bytearray()
         self.splitter = Splitter()
