@@ -243,6 +243,6 @@ def describe(item: Item) -> dict[str, Any]:
 
 def _arguments(entry: dict[str, Any]) -> str:
     """The arguments in one short line."""
-    args, kwargs = entry["args"].strip("()").rstrip(","), entry["kwargs"].strip("{}")
+    args, kwargs = entry["args"][1:-1].rstrip(","), entry["kwargs"][1:-1]  # without (), [] and {}
     text = ", ".join(part for part in (args, kwargs) if part)
     return text if len(text) <= 60 else text[:57] + "..."
