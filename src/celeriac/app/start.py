@@ -65,7 +65,9 @@ def worker_config(app: WorkedApp, options: WorkerOptions) -> WorkerConfig:
     lease = options.lease or conf.worker_lease_seconds
     if lease < 1:
         raise ImproperlyConfigured(f"worker_lease_seconds is {lease:g}; it must be at least 1")
-    prefetch = 0 if options.disable_prefetch or conf.worker_disable_prefetch else options.prefetch_multiplier
+    multiplier = conf.worker_prefetch_multiplier if options.prefetch_multiplier is None else options.prefetch_multiplier
+    # Celery counts the running message in; 0 is its word for no bound, which here is the adaptive one
+    prefetch = 0 if options.disable_prefetch or conf.worker_disable_prefetch else multiplier - 1 if multiplier else None
     expires = _seconds(conf.result_expires)
     return WorkerConfig(
         hostname=hostname,

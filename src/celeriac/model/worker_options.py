@@ -47,7 +47,7 @@ class WorkerOptions:
     max_memory_per_child: int | None = None
     """KiB of resident memory after which a child is replaced."""
     prefetch_multiplier: int | None = None
-    """Upper bound of messages held per seat, beside those that run. 0: no bound of its own."""
+    """Upper bound of messages held per seat, the running one counted in. 0: as many as tasks are short."""
     disable_prefetch: bool = False
     """Claim a message only when a seat is free."""
     start_method: str | None = None
