@@ -314,7 +314,12 @@ def _read_streams(make: Callable[[], Any], data: bytes, limit: int) -> bytes:
     while True:
         unpacker = make()
         while not unpacker.eof and size <= limit:
-            part = unpacker.decompress(data, limit + 1 - size)
+            try:
+                part = unpacker.decompress(data, limit + 1 - size)
+            except Exception:
+                if parts and data:
+                    return b"".join(parts)  # what follows a whole stream is no other one: padding
+                raise
             data = b""
             if not part and not unpacker.eof:
                 raise DecodeError("compressed data ends too early")

@@ -28,16 +28,19 @@ def describe(exc: BaseException, serializer: str = "json") -> dict[str, Any]:
     """The three-key map of an exception. Arguments that `serializer` can't hold are replaced by their repr. Never
     raises on account of the exception."""
     cls = type(exc)
+    module = errors.FOREIGN_MODULES.get(cls, cls.__module__)
     return {
         "exc_type": cls.__qualname__,
         "exc_message": [_holdable(arg, serializer) for arg in _args(exc)],
-        "exc_module": errors.FOREIGN_MODULES.get(cls, cls.__module__),
+        "exc_module": module if isinstance(module, str) else None,
     }
 
 
 def _args(exc: BaseException) -> tuple[Any, ...]:
-    args = exc.args
-    return args if isinstance(args, tuple) else (args,)
+    try:
+        return tuple(exc.args)
+    except Exception:  # a class may have made a property of it
+        return ()
 
 
 def _holdable(arg: Any, serializer: str) -> Any:

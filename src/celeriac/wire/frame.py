@@ -124,7 +124,7 @@ def _join(parts: Raws) -> msgspec.Raw:
     return msgspec.Raw(b"{" + inside + b"}")
 
 
-def with_headers(blob: bytes, **headers: Any) -> bytes:
+def with_headers(blob: bytes, /, **headers: Any) -> bytes:
     """The same envelope with some headers set; everything else is kept to the byte. Raises DecodeError, EncodeError."""
     outer = _split(blob, "the envelope")
     inner = _split(outer.get("headers", b""), "headers of the envelope")

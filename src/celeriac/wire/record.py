@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -171,7 +172,7 @@ def read(data: bytes, serializer: str = "json", accept: frozenset[str] | None = 
 
 def _decode(data: bytes, serializer: str, accept: frozenset[str] | None) -> Any:
     content_type = codec.content_type_of(serializer)
-    return codec.decode(decompress(data), content_type, None, accept or frozenset({content_type}))
+    return codec.decode(decompress(data), content_type, None, frozenset({content_type}) if accept is None else accept)
 
 
 def _read_any(data: bytes, serializer: str, accept: frozenset[str] | None) -> Record:
@@ -180,6 +181,8 @@ def _read_any(data: bytes, serializer: str, accept: frozenset[str] | None) -> Re
         raise DecodeError(f"a result document must be a map, not {type(found).__name__}")
     try:
         names = found.get("stamped_headers") or ()
+        if isinstance(found.get("date_done"), datetime):
+            found["date_done"] = found["date_done"].isoformat()
         record = msgspec.convert(
             {name: found[name] for name in _FIELDS if name in found}
             | {"id": found.get("task_id") or "", "result": None, "args": None, "kwargs": None},
