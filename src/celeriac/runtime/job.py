@@ -95,7 +95,7 @@ class RunSettings:
 class Plan:
     """What is worked out once for each task."""
 
-    __slots__ = ("after_return", "before_start", "call", "is_async", "name", "plain", "shown", "stores", "task")
+    __slots__ = ("after_return", "before_start", "call", "is_async", "name", "pace", "plain", "shown", "task")
 
     def __init__(self, task: RunnableTask) -> None:
         overridden = task.overridden
@@ -110,7 +110,8 @@ class Plan:
             task.is_async or task.track_started or overridden & {"before_start", "on_success", "after_return"}
         )
         """Nothing but the function has to be called when it succeeds."""
-        self.stores = not task.ignore_result
+        self.pace = 1.0
+        """Seconds that its last runs took, on the whole."""
 
 
 class Job:
@@ -128,6 +129,11 @@ class Job:
         """Set while its coroutine runs."""
         self.started = 0.0
         self.runtime = 0.0
+
+    @property
+    def is_async(self) -> bool:
+        """Its task is a coroutine function."""
+        return self.plan.is_async
 
     @property
     def shown_name(self) -> str:

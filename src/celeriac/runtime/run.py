@@ -21,7 +21,7 @@ from celeriac.runtime.context import Context, current
 from celeriac.runtime.einfo import ExceptionInfo, describe
 from celeriac.runtime.finish import PLAIN, Finish, Ran
 from celeriac.runtime.job import Job, Pack, Plan, RunnableTask, RunSettings
-from celeriac.runtime.limits import Drive
+from celeriac.runtime.limits import Drive, exception_of
 from celeriac.runtime.lines import Lines, log
 from celeriac.wire import record, values
 from celeriac.wire.repr import safe_repr
@@ -29,6 +29,7 @@ from celeriac.wire.task import TaskMessage, unpack
 
 __all__ = ["Pack", "Ran", "RunSettings", "RunnableTask", "Runner"]
 
+SLOW = 0.001
 _prerun, _postrun, _success = telemetry.task_prerun, telemetry.task_postrun, telemetry.task_success
 _set_current = current.set
 _request = Context.of
@@ -47,6 +48,8 @@ class Runner:
         """The call whose user code may be interrupted by an exception in this thread; 0: none."""
         self.on_started: Callable[[Store], None] = _nobody
         """Told of each STARTED document (track_started)."""
+        self.before_slow: Callable[[], None] = _nothing
+        """Called before a task whose last runs took more than a millisecond, or that has not run yet."""
         self._tasks = tasks
         self._pack = pack
         self._plans: dict[str, Plan] = {}
@@ -69,7 +72,12 @@ class Runner:
         other = Runner(self._tasks, self.settings, self._pack, self.lines)
         other._plans = self._plans
         other.on_started = self.on_started
+        other.before_slow = self.before_slow
         return other
+
+    def flush_lines(self) -> None:
+        """Write log lines that were kept back."""
+        self.lines.flush()
 
     def close(self) -> None:
         """Close the event loop that coroutine tasks ran in, if there was one."""
@@ -99,6 +107,8 @@ class Runner:
             or not self._plain
         ):
             return self.call(self._job(seq, message, plan))
+        if plan.pace > SLOW:
+            self.before_slow()
         context = _request(message, plan.task, self._hostname)
         scope = copy_context()
         scope.run(_set_current, context)
@@ -113,9 +123,11 @@ class Runner:
         except BaseException as error:
             job = Job(seq, message, plan, context, scope)
             job.runtime = perf_counter() - started
+            plan.pace += 0.2 * (job.runtime - plan.pace)
             failed: Report = scope.run(self._failed, job, error)
             return failed
         runtime = perf_counter() - started
+        plan.pace += 0.2 * (runtime - plan.pace)
         if type(value) not in PLAIN or context._children or context.outbox:
             job = Job(seq, message, plan, context, scope)
             job.runtime = runtime
@@ -166,6 +178,7 @@ class Runner:
 
     def _call(self, job: Job) -> Ran | Coroutine[Any, Any, Any]:
         """In the scope of the job. A coroutine is what a plain function returned, to be awaited outside."""
+        self.before_slow()
         self._before(job)
         plan, message = job.plan, job.message
         job.started = perf_counter()
@@ -214,6 +227,10 @@ class Runner:
         if self._finish.late:
             self._run_late()
         return report
+
+    def exception_of(self, how: str) -> BaseException:
+        """What a CANCEL frame throws: for `soft`, `hard`, `terminate`."""
+        return exception_of(how)
 
     # --- coroutines on a thread
 
@@ -406,6 +423,10 @@ class _Unknown:
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Never called."""
         raise NotImplementedError(self.name)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _nobody(store: Store) -> None:
