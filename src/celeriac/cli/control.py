@@ -83,3 +83,11 @@ def revoke(session: Session, ids: tuple[str, ...], terminate: bool, signal: str)
     session.app.control.revoke(list(ids), terminate=terminate, signal=signal)
     click.echo(f"revoked {counted(len(ids), 'task')}" + (", also while running" if terminate else ""))
     return exits.OK
+
+
+@click.command()
+@click.pass_obj
+def report(session: Session) -> int:
+    """Print what a report of a fault should say: versions, platform, settings. Passwords and keys are masked."""
+    click.echo(session.app.bugreport())
+    return exits.OK

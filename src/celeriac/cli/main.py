@@ -31,6 +31,7 @@ COMMANDS = {
     "status": ("celeriac.cli.control:status", "Show which workers answer."),
     "inspect": ("celeriac.cli.control:inspect", "Ask workers something."),
     "control": ("celeriac.cli.control:control", "Tell workers something."),
+    "report": ("celeriac.cli.control:report", "Print what a report of a fault should say."),
 }
 """Name -> where the command stands and its short help, so that `--help` imports none of them."""
 
@@ -43,7 +44,6 @@ ABSENT = {
     "list": "`celeriac queues` lists them",
     "migrate": "`celeriac release` makes a queue Celery's again",
     "graph": "there are no bootsteps to draw",
-    "report": "`celeriac --version` and `celeriac queues` say what is asked for most",
     "upgrade": "both spellings of settings are read as they are",
     "logtool": "it is not part of this version",
 }

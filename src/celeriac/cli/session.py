@@ -63,10 +63,12 @@ class Session:
 
 def find_app(spec: str) -> Celeriac:
     """Import the app that `-A` names. What the project's own code raises meanwhile becomes one line with its place."""
-    from celeriac.app.find import find_app
+    from celeriac.app.app import Celeriac
+    from celeriac.app.find import find
 
     try:
-        return find_app(spec)
+        found: Celeriac = find(spec, Celeriac)
+        return found
     except CeleryError:
         raise
     except Exception as error:
