@@ -1,4 +1,4 @@
-"""The loss counter in a message, for brokers that recover the messages of lost workers."""
+"""The loss counters in a message, for brokers that give back what lost workers held."""
 
 from __future__ import annotations
 
@@ -8,8 +8,19 @@ from celeriac.wire import frame
 
 def count_lost_worker(blob: bytes) -> bytes:
     """The message with one more lost worker in it; what can't be read, as it is: a broker loses nothing."""
+    if not blob:
+        return blob
     try:
         child, worker = frame.losses(blob)
         return frame.with_losses(blob, child, worker + 1)
+    except CeleryError:
+        return blob
+
+
+def begin_anew(blob: bytes) -> bytes:
+    """The message with its loss counters set back, if it has any: a dead letter that an operator puts back to work
+    would be dead again at the next loss."""
+    try:
+        return frame.with_losses(blob, 0, 0) if frame.losses(blob) != (0, 0) else blob
     except CeleryError:
         return blob

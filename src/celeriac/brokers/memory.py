@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 from celeriac.brokers.lease import LeaseWatch
-from celeriac.brokers.losses import count_lost_worker
+from celeriac.brokers.losses import begin_anew, count_lost_worker
 from celeriac.brokers.topics import hears
 from celeriac.drivers.alarm import Alarm
 from celeriac.drivers.memory import Entry, MemoryServer, Queue, check_envelope, check_store
@@ -117,10 +117,13 @@ class MemoryBroker:
             return len(taken)
 
     async def restore(self, where: Place, queue: str, ids: Sequence[str]) -> int:
-        """Put scheduled, parked or dead entries back to the tail of the ready list. Returns how many."""
+        """Put scheduled, parked or dead entries to the tail of the ready list; dead ones with their loss counters set
+        back. Returns how many."""
         with self.server.lock:
             taken = self._take(where, queue, ids) if where not in (Place.READY, Place.IN_FLIGHT) else []
             for entry in taken:
+                if where is Place.DEAD:
+                    entry.blob = begin_anew(entry.blob)
                 self.server.ready(entry)
             return len(taken)
 

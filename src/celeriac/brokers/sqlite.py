@@ -110,7 +110,8 @@ class SqliteBroker:
         return await self._write(lambda connection: sqlite_queue.remove(connection, where, queue, ids))
 
     async def restore(self, where: Place, queue: str, ids: Sequence[str]) -> int:
-        """Put scheduled, parked or dead entries to the tail of the ready list. Returns how many."""
+        """Put scheduled, parked or dead entries to the tail of the ready list; dead ones with their loss counters set
+        back. Returns how many."""
         now = self._clock()
         restored = await self._write(lambda connection: sqlite_queue.restore(connection, where, queue, ids, now))
         self._bells.ring("w")

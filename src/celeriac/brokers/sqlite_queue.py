@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 
-from celeriac.brokers.losses import count_lost_worker
+from celeriac.brokers.losses import begin_anew, count_lost_worker
 from celeriac.drivers import sqlite_results
 from celeriac.drivers.publish_ids import KNOWN_SECONDS, can_come_again
 from celeriac.model.message import (
@@ -504,10 +504,16 @@ def remove(connection: sqlite3.Connection, where: Place, queue: str, ids: Sequen
 
 
 def restore(connection: sqlite3.Connection, where: Place, queue: str, ids: Sequence[str], now: float) -> int:
-    """Put scheduled, parked or dead entries to the tail of their queue. Returns how many."""
+    """Put scheduled, parked or dead entries to the tail of their queue; dead ones begin anew. Returns how many."""
     if where in (Place.READY, Place.IN_FLIGHT):
         return 0
-    return _append(connection, sorted(_take_out(connection, where, queue, ids)), now)
+    numbers = sorted(_take_out(connection, where, queue, ids))
+    if where is Place.DEAD:
+        for number in numbers:
+            [blob] = connection.execute("SELECT blob FROM celeriac_messages WHERE id = ?", (number,)).fetchone()
+            if (fresh := begin_anew(blob)) is not blob:
+                connection.execute("UPDATE celeriac_messages SET blob = ? WHERE id = ?", (fresh, number))
+    return _append(connection, numbers, now)
 
 
 def _append(connection: sqlite3.Connection, numbers: Sequence[int], now: float) -> int:

@@ -28,7 +28,7 @@ OLDEST_SQLITE = (3, 35, 0)
 WAL_LIMIT = 16 << 20
 """Bytes of write-ahead log after which a worker's connection folds it back into the database."""
 _WAL_KEPT = 8 << 20
-"""Bytes that the log file keeps afterwards. Below the limit, so that its size shows when the next time has come."""
+"""Bytes that the log file keeps afterwards. Below the limit, so that its size shows when it is time again."""
 _PROJECT_MARKS = ("pyproject.toml", "manage.py", ".git")
 _NETWORK_FILESYSTEMS = frozenset({
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "ceph", "glusterfs", "lustre", "gpfs", "beegfs",
@@ -222,7 +222,7 @@ class Database:
         execute("PRAGMA fullfsync=1")  # macOS: without it fsync does not reach the disk
         execute("PRAGMA cache_size=-16000")
         execute("PRAGMA temp_store=MEMORY")
-        execute(f"PRAGMA journal_size_limit={_WAL_KEPT}")
+        execute(f"PRAGMA journal_size_limit={min(_WAL_KEPT, self._wal_limit // 2)}")
         # SQLite's own checkpoints run beside writers, which up to 3.51.2 can damage the file
         # (https://sqlite.org/wal.html#walresetbug). `_fold` takes the write lock, so that it can't.
         execute("PRAGMA wal_autocheckpoint=0")
@@ -325,13 +325,13 @@ class Database:
             return
         try:
             # RESTART waits for readers of old states to end; the write lock is held meanwhile.
-            connection.execute("PRAGMA busy_timeout=2000")
+            connection.execute("PRAGMA busy_timeout=1000")
             busy, _, _ = connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
             connection.execute("PRAGMA busy_timeout=0")
         except sqlite3.Error:  # the commit before stands: this is for the next one to try
             busy = 1
-        if busy:
-            self._no_fold_before = now + 5.0
+        # The next commit shortens the file. Should it not, others' settings differ: don't fold after each commit.
+        self._no_fold_before = now + (5.0 if busy else 0.1)
 
     def close(self) -> None:
         """Close the connection. The next use opens it again."""

@@ -20,6 +20,7 @@ from celeriac.testing.rigs import (
     envelope,
     eventually,
     in_loop,
+    losses,
     message,
     name_of,
     names,
@@ -176,6 +177,18 @@ class BrokerContract:
             assert names(await claim(consumer, 1)) == ["a"]
             assert await broker.remove(Place.DEAD, "q", [items["reason 1"].id, items["reason 2"].id]) == 2
             assert (await broker.count("q")).dead == 0
+
+    @in_loop
+    async def test_a_restored_dead_letter_begins_anew(self, rig: BrokerRig) -> None:
+        """A dead letter that is put back to work has no losses any more; otherwise the next loss would end it again."""
+        async with rig.consuming() as (broker, consumer):
+            await broker.publish([envelope("a", blob=message("a", **{"x-celeriac-losses": [3, 1]}))])
+            [delivery] = await claim(consumer, 1)
+            await settle(consumer, done(delivery.receipt, Dead("lost too often")))
+            [item] = (await broker.browse(Place.DEAD, "q", 10)).items
+            assert await broker.restore(Place.DEAD, "q", [item.id]) == 1
+            [again] = await claim(consumer, 1)
+            assert (name_of(again.blob), losses(again.blob)) == ("a", (0, 0))
 
     @in_loop
     async def test_in_flight_are_listed_with_their_owner(self, rig: BrokerRig) -> None:
