@@ -13,7 +13,14 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from celeriac.app.app import Celeriac
 from celeriac.errors import ImproperlyConfigured
+
+
+def find_app(name: str, *, workdir: str | None = None) -> Celeriac:
+    """The app that `-A name` means; see `find`."""
+    app: Celeriac = find(name, Celeriac, workdir=workdir)
+    return app
 
 
 def find(name: str, kind: type[Any], *, workdir: str | None = None) -> Any:

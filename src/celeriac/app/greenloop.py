@@ -10,6 +10,7 @@ import asyncio
 import selectors
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 _READ, _WRITE = 0x001, 0x004  # POLLIN, POLLOUT: the patched select module may have lost them
@@ -36,10 +37,8 @@ class PollSelector(selectors.BaseSelector):
         """Stop watching."""
         number = self._number(fileobj)
         key = self._keys.pop(number)
-        try:
+        with suppress(KeyError, OSError):  # closed before it was unregistered
             self._poll.unregister(number)
-        except (KeyError, OSError):
-            pass  # closed before it was unregistered
         return key
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:

@@ -33,7 +33,7 @@ def precedence(name: str | None) -> int:
     return PRECEDENCE_LOOKUP.get(name, NONE_PRECEDENCE)
 
 
-class state(str):  # noqa: N801 - Celery's name
+class state(str):
     """A state that compares by strength: `state(SUCCESS) > state(STARTED)`."""
 
     __slots__ = ()

@@ -1,0 +1,598 @@
+"""Handles of results: what `delay()` returns. Nothing is asked or subscribed to before somebody wants to know."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import aclosing, closing
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from celeriac.app import registry, results
+from celeriac.app.joining import assert_will_not_block
+from celeriac.app.results import Results
+from celeriac.errors import IncompleteStream, TimeoutError
+from celeriac.model import states
+from celeriac.wire.record import Record
+
+R = TypeVar("R", covariant=True)
+Then = Callable[..., Any]
+
+class ResultBase:
+    """What AsyncResult, ResultSet and EagerResult have in common."""
+
+    __slots__ = ()
+
+
+class AsyncResult(ResultBase, Generic[R]):
+    """The result of one task, by its id. Equal to another of the same id, and to the id itself.
+
+    Asking costs a round trip until the state is final; then it is kept. An id that nobody knows is PENDING for ever."""
+
+    __slots__ = (
+        "__weakref__", "_app", "_backend", "_error", "_found", "_ignored", "_thens", "id", "parent", "task_name",
+    )  # fmt: skip
+
+    TimeoutError = TimeoutError
+    bound_app: Any = None
+    """The app of a class that an app has made for itself (`app.AsyncResult`)."""
+
+    def __init__(
+        self,
+        id: str,
+        backend: Results | None = None,
+        task_name: str | None = None,
+        app: Any = None,
+        parent: ResultBase | None = None,
+    ) -> None:
+        if id is None:
+            raise ValueError(f"{type(self).__name__} needs an id, not None")
+        self.id = id
+        self.task_name = task_name
+        self.parent = parent
+        self._app = app
+        self._backend = backend
+        self._found: Record | None = None
+        self._error: BaseException | None = None
+        self._ignored: bool | None = None
+        self._thens: list[tuple[Then | None, Then | None]] | None = None
+
+    @property
+    def app(self) -> Any:
+        """The app that reads this result."""
+        app = self._app
+        if app is None:
+            app = self._app = self.bound_app or registry.current()
+        return app
+
+    @app.setter
+    def app(self, app: Any) -> None:
+        self._app = app
+
+    @property
+    def backend(self) -> Results:
+        """The result store."""
+        backend = self._backend
+        if backend is None:
+            backend = self._backend = self.app.backend
+        return backend
+
+    @backend.setter
+    def backend(self, backend: Results) -> None:
+        self._backend = backend
+
+    # Looking
+
+    def _look(self) -> Record:
+        """The record as it is now; kept when the state is final."""
+        found = self._found
+        if found is None:
+            found = self.backend.record(self.id)
+            if found.status in states.READY_STATES:
+                self._keep(found)
+        return found
+
+    def _keep(self, found: Record) -> None:
+        self._found = found
+        thens, self._thens = self._thens, None
+        for on_success, on_error in thens or ():
+            self._tell(found, on_success, on_error)
+
+    def _tell(self, found: Record, on_success: Then | None, on_error: Then | None) -> None:
+        if found.status in states.PROPAGATE_STATES:
+            if on_error is not None:
+                on_error(self._value(found))
+        elif on_success is not None:
+            on_success(self)
+
+    def _value(self, found: Record) -> Any:
+        if found.status not in states.EXCEPTION_STATES:
+            return found.result
+        if found is not self._found:
+            return results.value(found)
+        if self._error is None:
+            error = results.value(found)
+            if not isinstance(error, BaseException):
+                return error
+            self._error = error  # one object for one failure: `result` is what `get` raises
+        return self._error
+
+    @property
+    def task_id(self) -> str:
+        """The id."""
+        return self.id
+
+    @task_id.setter
+    def task_id(self, task_id: str) -> None:
+        self.id = task_id
+
+    @property
+    def state(self) -> str:
+        """The state of the task; see `celeriac.states`."""
+        return self._look().status
+
+    status = state
+
+    @property
+    def result(self) -> Any:
+        """The return value; the exception of a failed task; the meta of a custom state; None when nothing is known."""
+        return self._value(self._look())
+
+    info = result
+
+    @property
+    def traceback(self) -> str | None:
+        """The traceback of a failure, as text."""
+        return self._look().traceback
+
+    @property
+    def children(self) -> list[Any] | None:
+        """Results of the tasks that this one has sent; None as long as they are not known."""
+        children = self._look().children
+        return None if children is None else [result_from_tuple(child, self.app) for child in children]
+
+    @property
+    def name(self) -> str | None:
+        """The task's name, with `result_extended`."""
+        return self._look().name
+
+    @property
+    def args(self) -> Any:
+        """The arguments, with `result_extended`."""
+        return self._look().args
+
+    @property
+    def kwargs(self) -> Any:
+        """The keyword arguments, with `result_extended`."""
+        return self._look().kwargs
+
+    @property
+    def worker(self) -> str | None:
+        """The node that ran the task, with `result_extended`."""
+        return self._look().worker
+
+    @property
+    def retries(self) -> int | None:
+        """How often it was retried, with `result_extended`."""
+        return self._look().retries
+
+    @property
+    def queue(self) -> str | None:
+        """The queue it came from, with `result_extended`."""
+        return self._look().queue
+
+    @property
+    def date_done(self) -> datetime | None:
+        """When it ended."""
+        text = self._look().date_done
+        return datetime.fromisoformat(text) if isinstance(text, str) else text
+
+    @property
+    def ignored(self) -> bool:
+        """The task was sent with its result ignored: there will be none."""
+        return bool(self._ignored)
+
+    @ignored.setter
+    def ignored(self, value: bool) -> None:
+        self._ignored = value
+
+    @property
+    def supports_native_join(self) -> bool:
+        """Many results are waited for at once."""
+        return True
+
+    def ready(self) -> bool:
+        """The task has ended."""
+        return self.state in states.READY_STATES
+
+    def successful(self) -> bool:
+        """The task returned."""
+        return self.state == states.SUCCESS
+
+    def failed(self) -> bool:
+        """The task raised."""
+        return self.state == states.FAILURE
+
+    def exists(self) -> bool:
+        """Something is stored of this id."""
+        return bool(self._found) or bool(self.backend.reader.fetch([self.id]))
+
+    # Waiting
+
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        follow_parents: bool = True,
+        callback: Callable[[str, Any], Any] | None = None,
+        on_message: Callable[[dict[str, Any]], Any] | None = None,
+        on_interval: Callable[[], Any] | None = None,
+        disable_sync_subtasks: bool = True,
+        **_: Any,
+    ) -> R:
+        """Wait until the task has ended and return what it returned.
+
+        Raises what the task raised (not with `propagate=False`: then the exception is returned), what an ancestor
+        raised (`follow_parents`), `errors.TimeoutError` after `timeout` seconds, RuntimeError inside a task (see
+        `allow_join_result`), NotImplementedError without a result backend. `on_interval` is called every `interval`
+        seconds, `on_message` with each document that arrives. `no_ack` means nothing here."""
+        if self._ignored:
+            return None  # type: ignore[return-value]
+        if disable_sync_subtasks:
+            assert_will_not_block()
+        if self._found is None:
+            watched = self._watched(follow_parents and propagate)
+            with closing(wait(self.backend, list(watched), timeout, interval, on_interval)) as changes:
+                for found in changes:
+                    if self._arrived(watched, found, on_message):
+                        break
+        return self.maybe_throw(propagate, callback)  # type: ignore[no-any-return]
+
+    wait = get
+
+    async def aget(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        follow_parents: bool = True,
+        callback: Callable[[str, Any], Any] | None = None,
+        on_message: Callable[[dict[str, Any]], Any] | None = None,
+        disable_sync_subtasks: bool = True,
+    ) -> R:
+        """`get` for coroutines."""
+        if self._ignored:
+            return None  # type: ignore[return-value]
+        if disable_sync_subtasks:
+            assert_will_not_block()
+        if self._found is None:
+            watched = self._watched(follow_parents and propagate)
+            async with aclosing(self.app.awatch(self.backend, list(watched), timeout)) as changes:
+                async for found in changes:
+                    if self._arrived(watched, found, on_message):
+                        break
+                else:
+                    raise too_late(self.id, timeout)
+        return self.maybe_throw(propagate, callback)  # type: ignore[no-any-return]
+
+    def __await__(self) -> Generator[Any, None, R]:
+        """`await result` is `await result.aget()`."""
+        return self.aget().__await__()
+
+    def _watched(self, with_parents: bool) -> dict[str, AsyncResult[Any]]:
+        watched: dict[str, AsyncResult[Any]] = {self.id: self}
+        if with_parents:
+            for node in self._parents():
+                if isinstance(node, AsyncResult) and not node.ignored:
+                    watched.setdefault(node.id, node)
+        return watched
+
+    def _arrived(self, watched: dict[str, AsyncResult[Any]], found: Record, on_message: Any) -> bool:
+        """Take a record that came. True when it is the one waited for. Raises what an ancestor raised."""
+        node = watched[found.id]
+        if on_message is not None and node is self:
+            on_message(results.meta(found))
+        if found.status in states.READY_STATES:
+            if node._found is None:
+                node._keep(found)
+            if node is self:
+                return True
+            node.maybe_throw()
+        return False
+
+    def _parents(self) -> Iterator[ResultBase]:
+        node = self.parent
+        while node is not None:
+            yield node
+            node = getattr(node, "parent", None)
+
+    def then(self, callback: Then | None, on_error: Then | None = None, weak: bool = False) -> AsyncResult[R]:
+        """Call `callback(result)` when this handle sees that the task has ended well, `on_error(exception)` when it
+        failed. Nothing watches in the background: `get` and the properties see it. `weak` means nothing here."""
+        if self._found is not None:
+            self._tell(self._found, callback, on_error)
+        else:
+            if self._thens is None:
+                self._thens = []
+            self._thens.append((callback, on_error))
+        return self
+
+    def maybe_throw(self, propagate: bool = True, callback: Callable[[str, Any], Any] | None = None) -> Any:
+        """Raise what the task raised, if it has failed; else return the result as it is now."""
+        found = self._look()
+        value = self._value(found)
+        if found.status in states.PROPAGATE_STATES and propagate:
+            raise self._raisable(value)
+        if callback is not None:
+            callback(self.id, value)
+        return value
+
+    maybe_reraise = maybe_throw
+
+    @staticmethod
+    def _raisable(value: Any) -> BaseException:
+        if isinstance(value, BaseException):
+            return value.with_traceback(None)
+        return Exception(f"the task failed, and its result is no exception: {value!r}")
+
+    def throw(self, *exc: Any, **_: Any) -> Any:
+        """Raise an exception."""
+        raise self._raisable(exc[0] if exc else self.result)
+
+    # Acting
+
+    def forget(self) -> None:
+        """Delete the stored result, and those of the parents."""
+        self._found = None
+        forget = getattr(self.parent, "forget", None)
+        if forget is not None:
+            forget()
+        self.backend.forget(self.id)
+
+    def revoke(
+        self,
+        connection: Any = None,
+        terminate: bool = False,
+        signal: str | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
+        """Revoke the task: it is not started any more. `terminate` ends it too if it runs, with `signal` (SIGTERM)."""
+        return self.app.control.revoke(
+            self.id, terminate=terminate, signal=signal or "SIGTERM", reply=wait, timeout=timeout or 1.0
+        )
+
+    def revoke_by_stamped_headers(
+        self,
+        headers: Mapping[str, Any],
+        connection: Any = None,
+        terminate: bool = False,
+        signal: str | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
+        """Revoke all tasks with these stamps."""
+        return self.app.control.revoke_by_stamped_headers(
+            headers, terminate=terminate, signal=signal or "SIGTERM", reply=wait, timeout=timeout or 1.0
+        )
+
+    # Walking
+
+    def iterdeps(self, intermediate: bool = False) -> Iterator[tuple[Any, Any]]:
+        """`(parent, node)` of this result and of all that it has sent, breadth first. Raises IncompleteStream at a node
+        that has not ended, unless `intermediate`."""
+        return _iterdeps(self, intermediate)
+
+    def collect(self, intermediate: bool = False, **how: Any) -> Iterator[tuple[Any, Any]]:
+        """`(node, its result)` of this result and of all that it has sent."""
+        for _, node in self.iterdeps(intermediate=intermediate):
+            yield node, node.get(**how)
+
+    def get_leaf(self) -> Any:
+        """The result of the last node of `iterdeps`."""
+        value = None
+        for _, node in self.iterdeps():
+            value = node.get()
+        return value
+
+    def build_graph(self, intermediate: bool = False, formatter: Any = None) -> Graph:
+        """This result and all that it has sent, as a graph. `formatter` means nothing here."""
+        return Graph(self.iterdeps(intermediate=intermediate))
+
+    @property
+    def graph(self) -> Graph:
+        """`build_graph()`."""
+        return self.build_graph()
+
+    def as_tuple(self) -> tuple[Any, Any]:
+        """`((id, parent's tuple or None), None)`: how a result is stored."""
+        parent = self.parent
+        return (self.id, parent and parent.as_tuple()), None  # type: ignore[attr-defined]
+
+    def as_list(self) -> list[str]:
+        """The ids of this result and of its ancestors."""
+        return [self.id, *(node.id for node in self._parents())]  # type: ignore[attr-defined]
+
+    def __json__(self) -> Any:
+        """How a result is written into a JSON document."""
+        return self.as_tuple()
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, AsyncResult):
+            return self.id == other.id
+        return self.id == other if isinstance(other, str) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.id}>"
+
+    def __copy__(self) -> AsyncResult[R]:
+        return type(self)(self.id, self._backend, self.task_name, self._app, self.parent)
+
+    def __reduce__(self) -> Any:
+        cls = type(self) if self.bound_app is None else AsyncResult
+        return cls, (self.id, None, self.task_name, None, self.parent)
+
+
+def too_late(what: str, timeout: float | None) -> TimeoutError:
+    """The error of a result that did not come."""
+    return TimeoutError(f"no result of {what} within {timeout:g} s" if timeout is not None else f"no result of {what}")
+
+
+def wait(
+    backend: Results,
+    ids: list[str],
+    timeout: float | None,
+    interval: float = 0.5,
+    on_interval: Callable[[], Any] | None = None,
+) -> Generator[Record, None, None]:
+    """The records of these ids as they are and as they change. Raises TimeoutError."""
+    reader = backend.reader
+    end = None if timeout is None else time.monotonic() + timeout
+    while True:
+        left = None if end is None else max(0.0, end - time.monotonic())
+        once = left if on_interval is None else interval if left is None else min(left, interval)
+        with reader.watch(ids, once) as changes:
+            for task_id, document in changes:
+                yield backend.read(task_id, document)
+        if on_interval is None or (end is not None and time.monotonic() >= end):
+            raise too_late(ids[0] if len(ids) == 1 else f"{ids[0]} and {len(ids) - 1} more", timeout)
+        on_interval()
+
+
+def _iterdeps(root: Any, intermediate: bool) -> Iterator[tuple[Any, Any]]:
+    line: deque[tuple[Any, Any]] = deque([(None, root)])
+    seen: set[Any] = set()
+    while line:
+        parent, node = line.popleft()
+        yield parent, node
+        if node.id in seen:
+            continue  # a retried task of Celery's names itself among its children
+        seen.add(node.id)
+        if node.ready():
+            line.extend((node, child) for child in node.children or ())
+        elif not intermediate:
+            raise IncompleteStream
+
+
+class Graph(dict[Any, list[Any]]):
+    """Result -> the results that it leads to."""
+
+    def __init__(self, edges: Iterable[tuple[Any, Any]] = ()) -> None:
+        super().__init__()
+        for parent, node in edges:
+            self.setdefault(node, [])
+            if parent is not None:
+                self[parent].append(node)
+
+    def edges(self) -> list[tuple[Any, Any]]:
+        """All `(parent, node)`."""
+        return [(parent, node) for parent, nodes in self.items() for node in nodes]
+
+    def to_dot(self, file: Any) -> None:
+        """Write the graph for Graphviz."""
+        file.write("digraph results {\n")
+        for node in self:
+            file.write(f'    "{node}";\n')
+        for parent, node in self.edges():
+            file.write(f'    "{parent}" -> "{node}";\n')
+        file.write("}\n")
+
+
+class EagerResult(AsyncResult[R]):
+    """The result of a task that ran in the caller's process (`apply`, `task_always_eager`). Known from the start."""
+
+    __slots__ = ("_state", "_stored", "_traceback", "_value_now")
+
+    def __init__(
+        self, id: str, ret_value: Any, state: str, traceback: str | None = None, name: str | None = None
+    ) -> None:
+        super().__init__(id, task_name=name)
+        self._value_now = ret_value
+        self._state = state
+        self._traceback = traceback
+
+    def _look(self) -> Record:
+        return Record(self.id, self._state, self._value_now, self._traceback, name=self.task_name)
+
+    def _value(self, found: Record) -> Any:
+        return self._value_now
+
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        *_: Any,
+        disable_sync_subtasks: bool = True,
+        **__: Any,
+    ) -> R:
+        """What the task returned; raises what it raised."""
+        if disable_sync_subtasks:
+            assert_will_not_block()
+        if self._state in states.PROPAGATE_STATES and propagate:
+            raise self._raisable(self._value_now)
+        return self._value_now  # type: ignore[no-any-return]
+
+    wait = get
+
+    async def aget(self, timeout: float | None = None, propagate: bool = True, *_: Any, **__: Any) -> R:
+        """`get`."""
+        return self.get(propagate=propagate)
+
+    def ready(self) -> bool:
+        """True: it has run."""
+        return True
+
+    def then(self, callback: Then | None, on_error: Then | None = None, weak: bool = False) -> AsyncResult[R]:
+        """Call at once what is to be called."""
+        self._tell(self._look(), callback, on_error)
+        return self
+
+    def forget(self) -> None:
+        """Nothing is stored."""
+
+    def exists(self) -> bool:
+        """True."""
+        return True
+
+    def revoke(self, *_: Any, **__: Any) -> None:
+        """Say REVOKED from now on."""
+        self._state = states.REVOKED
+
+    @property
+    def supports_native_join(self) -> bool:
+        """False: there is nothing to wait for."""
+        return False
+
+    @property
+    def children(self) -> None:
+        """Not recorded."""
+        return None
+
+    def __repr__(self) -> str:
+        return f"<EagerResult: {self.id}>"
+
+    def __reduce__(self) -> Any:
+        return EagerResult, (self.id, self._value_now, self._state, self._traceback, self.task_name)
+
+
+def result_from_tuple(form: Any, app: Any = None) -> Any:
+    """The handle that `as_tuple` gave this form of: an AsyncResult, or a GroupResult. A handle is given back."""
+    if isinstance(form, ResultBase):
+        return form
+    app = registry.app_or_default(app)
+    head, members = form
+    task_id, parent = head if isinstance(head, list | tuple) else (head, None)
+    above = result_from_tuple(parent, app) if parent and not isinstance(parent, str) else None
+    if isinstance(parent, str):
+        above = app.AsyncResult(parent)
+    if members is not None:
+        return app.GroupResult(task_id, [result_from_tuple(member, app) for member in members], parent=above)
+    return app.AsyncResult(task_id, parent=above)

@@ -1,0 +1,325 @@
+"""From a URL to an adapter. The only file that names adapters; they and their drivers are imported at first use."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import AsyncGenerator, Callable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from celeriac.errors import ImproperlyConfigured
+from celeriac.ports import Broker, Reader, ResultBackend, Sender
+
+if TYPE_CHECKING:
+    import asyncio
+
+log = logging.getLogger("celeriac.app")
+
+DEFAULT_URL = "sqlite://"
+"""Broker and result backend where no broker is named: a file in the project."""
+
+
+class Wire(NamedTuple):
+    """One kind of server."""
+
+    broker: str
+    """Module of the broker's adapters; empty: it can't be one."""
+    backend: str
+    """Module of the result backend's adapters; empty: it can't be one."""
+    prefix: str
+    """What the names of the adapter classes begin with."""
+    peers: bool
+    """Celery can stand on the other side: an eta goes into the header, where its workers look."""
+
+
+_REDIS = Wire("celeriac.brokers.redis", "celeriac.backends.redis", "Redis", peers=True)
+_SQLITE = Wire("celeriac.brokers.sqlite", "celeriac.backends.sqlite", "Sqlite", peers=False)
+_MEMORY = Wire("celeriac.brokers.memory", "celeriac.backends.memory", "Memory", peers=False)
+
+WIRES: Mapping[str, Wire] = {
+    "redis": _REDIS, "rediss": _REDIS, "redis+socket": _REDIS, "unix": _REDIS, "valkey": _REDIS, "valkeys": _REDIS,
+    "sqlite": _SQLITE,
+    "memory": _MEMORY, "cache+memory": _MEMORY, "memory+cache": _MEMORY,
+}  # fmt: skip
+"""URL scheme -> kind of server."""
+
+LATER = {
+    "amqp": "RabbitMQ", "amqps": "RabbitMQ", "pyamqp": "RabbitMQ", "librabbitmq": "RabbitMQ", "sqs": "SQS",
+    "sentinel": "Redis Sentinel", "kafka": "Kafka", "confluentkafka": "Kafka", "rpc": "the RPC backend",
+    "db": "SQLAlchemy", "database": "SQLAlchemy", "sqla": "SQLAlchemy", "sqlalchemy": "SQLAlchemy",
+    "postgres": "PostgreSQL", "postgresql": "PostgreSQL", "mongodb": "MongoDB", "cache": "memcached",
+    "filesystem": "the file transport", "file": "the file backend",
+}  # fmt: skip
+"""What Celery knows and this version does not, by scheme."""
+
+OFF = frozenset({"disabled", "disabled://"})
+"""Values of `result_backend` that mean: none."""
+
+_servers: dict[str, Any] = {}
+_servers_lock = threading.Lock()
+
+
+def memory_server(name: str) -> Any:
+    """The server in this process that `memory://name` means; made at first use."""
+    with _servers_lock:
+        server = _servers.get(name)
+        if server is None:
+            server = _servers[name] = import_module(_MEMORY.broker).MemoryServer(name)
+        return server
+
+
+def scheme_of(url: str) -> str:
+    """The scheme, in small letters."""
+    return url.partition("://")[0].lower() if "://" in url else url.lower()
+
+
+def find_wire(url: str, setting: str) -> Wire:
+    """The kind of server of a URL. Raises ImproperlyConfigured with one line that says what to do."""
+    scheme = scheme_of(url)
+    wire = WIRES.get(scheme)
+    if wire is not None and (wire.broker if setting == "broker_url" else wire.backend):
+        return wire
+    known = "redis://, rediss://, redis+socket://, sqlite:// or memory://"
+    later = LATER.get(scheme) or LATER.get(scheme.partition("+")[0])
+    if later:
+        raise ImproperlyConfigured(f"{setting}: {later} ({scheme}://) is not supported in this version; use {known}")
+    if "://" not in url and "." in url:
+        raise ImproperlyConfigured(f"{setting}: {url!r} names a class of Celery's; give a URL: {known}")
+    raise ImproperlyConfigured(f"{setting}: the scheme {scheme!r} is unknown; use {known}")
+
+
+T = TypeVar("T")
+
+
+class Wiring:
+    """The adapters of one app, made from its settings at first use. Safe for threads, forks and several loops."""
+
+    def __init__(self, conf: Any, bindings: Callable[[], Mapping[str, Any]] = dict) -> None:
+        """`bindings`: queue -> [(exchange, routing key, pattern)], for brokers that keep them as kombu does."""
+        self._conf = conf
+        self._bindings = bindings
+        self._lock = threading.RLock()
+        self._sender: Sender | None = None
+        self._reader: Reader | None = None
+        self._reader_made = False
+        self._link: Any = None
+        self._parent: tuple[Any, Any] | None = None
+        self._here: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, tuple[Any, Any]]]
+        self._here = weakref.WeakKeyDictionary()
+
+    # URLs
+
+    @property
+    def broker_url(self) -> str:
+        """Where messages are sent."""
+        return _one(self._conf["broker_write_url"], "broker_url") or DEFAULT_URL
+
+    @property
+    def broker_read_url(self) -> str:
+        """Where a worker gets messages from."""
+        return _one(self._conf["broker_read_url"], "broker_url") or DEFAULT_URL
+
+    @property
+    def backend_url(self) -> str | None:
+        """Where results are kept; None: nowhere. SQLite only where no broker is named either."""
+        conf = self._conf
+        url = _one(conf["result_backend"], "result_backend") or conf["cache_backend"] or conf["database_url"]
+        if not url:
+            named = conf["broker_url"] or conf["profile"] == "celery"
+            return None if named else DEFAULT_URL
+        if url in OFF or url.startswith("disabled:"):
+            return None
+        if url in ("redis", "redis://", "rediss://") and conf["redis_host"]:
+            port, database = conf["redis_port"] or 6379, conf["redis_db"] or 0
+            return f"{scheme_of(url)}://{conf['redis_host']}:{port}/{database}"
+        return f"{url}://" if url in WIRES else str(url)
+
+    @property
+    def has_peers(self) -> bool:
+        """Celery can stand on the other side of the broker."""
+        return find_wire(self.broker_url, "broker_url").peers
+
+    # Sync side
+
+    def use_parent(self, link: Any) -> None:
+        """From now on everything goes through the worker's parent: this is one of its children."""
+        module = import_module("celeriac.brokers.parent")
+        with self._lock:
+            self._link = link
+            self._parent = (module.ParentSender(link), module.ParentReader(link))
+            self._sender = self._reader = None
+            self._reader_made = False
+
+    @property
+    def sender(self) -> Sender:
+        """The synchronous side of the broker."""
+        sender = self._sender
+        if sender is None:
+            with self._lock:
+                if self._sender is None:
+                    self._sender = self._parent[0] if self._parent else self._make_sender()
+                sender = self._sender
+        return sender
+
+    @property
+    def reader(self) -> Reader | None:
+        """The synchronous side of the result backend; None where results are not kept."""
+        if not self._reader_made:
+            with self._lock:
+                if not self._reader_made:
+                    self._reader = self._make_reader()
+                    self._reader_made = True
+        return self._reader
+
+    def _make_sender(self) -> Sender:
+        sender: Sender = self._make("Sender", self.broker_url)
+        return sender
+
+    def _make_reader(self) -> Reader | None:
+        url = self.backend_url
+        if url is None:
+            return None
+        reader: Reader = self._parent[1] if self._parent else self._make("Reader", url)
+        return reader
+
+    def _make(self, kind: str, url: str) -> Any:
+        of_broker = kind in ("Broker", "Sender")
+        wire = find_wire(url, "broker_url" if of_broker else "result_backend")
+        made = _adapter(wire.broker if of_broker else wire.backend, wire.prefix + kind)
+        if wire is _MEMORY:
+            return made(memory_server(_name(url)))
+        return made(url, self.broker_options() if of_broker else self.backend_options())
+
+    # Async side
+
+    def make_broker(self) -> Broker:
+        """A new asynchronous adapter of the broker. Whoever takes it closes it."""
+        broker: Broker = self._make("Broker", self.broker_read_url)
+        return broker
+
+    def make_backend(self) -> ResultBackend | None:
+        """A new asynchronous adapter of the result backend, or None. Whoever takes it closes it."""
+        url = self.backend_url
+        if url is None:
+            return None
+        backend: ResultBackend = self._make("Backend", url)
+        return backend
+
+    @property
+    def in_child(self) -> bool:
+        """This is a child of a worker: there are no adapters but the parent's."""
+        return self._parent is not None
+
+    def broadcast(self, exchange: str, routing_key: str, payload: bytes) -> None:
+        """Send to a fanout exchange, from a child."""
+        self._link.ask("broadcast", [exchange, routing_key, payload])
+
+    async def broker_here(self) -> Broker:
+        """The adapter of the loop that runs, closed when the loop ends."""
+        broker: Broker = await self._of_loop("broker", lambda: self._make("Broker", self.broker_url))
+        return broker
+
+    async def backend_here(self) -> ResultBackend | None:
+        """The adapter of the loop that runs, closed when the loop ends; None where results are not kept."""
+        return None if self.backend_url is None else await self._of_loop("backend", self.make_backend)
+
+    async def _of_loop(self, what: str, make: Callable[[], Any]) -> Any:
+        import asyncio
+
+        held = self._here.setdefault(asyncio.get_running_loop(), {})
+        if what not in held:
+            keeper = _keep(make)
+            held[what] = (await keeper.__anext__(), keeper)
+        return held[what][0]
+
+    # Options
+
+    def broker_options(self) -> dict[str, Any]:
+        """`broker_transport_options`, with the settings beside it that say how to connect."""
+        conf = self._conf
+        options = dict(conf["broker_transport_options"] or {})
+        if conf["broker_use_ssl"]:
+            options.setdefault("ssl", conf["broker_use_ssl"])
+        if conf.value_set_for("broker_connection_timeout"):
+            options.setdefault("socket_connect_timeout", conf["broker_connection_timeout"])
+        options.setdefault("celery_peers", conf["celery_peers"])
+        options.setdefault("dead_letter_limit", conf["dead_letter_limit"])
+        options.setdefault("queue_bindings", self._bindings())
+        return options
+
+    def backend_options(self) -> dict[str, Any]:
+        """`result_backend_transport_options`, with the settings beside it that say how to connect."""
+        conf = self._conf
+        options = dict(conf["result_backend_transport_options"] or {})
+        if conf["redis_backend_use_ssl"]:
+            options.setdefault("ssl", conf["redis_backend_use_ssl"])
+        for setting, option in _REDIS_OPTIONS.items():
+            if conf.value_set_for(setting) and conf[setting] is not None:
+                options.setdefault(option, conf[setting])
+        return options
+
+    # The end
+
+    def forget(self) -> None:
+        """Close what is open on the sync side; the next use makes it anew, from the settings as they are then."""
+        with self._lock:
+            sender, reader = self._sender, self._reader
+            self._sender = self._reader = None
+            self._reader_made = False
+            if self._parent is None:
+                for adapter in (sender, reader):
+                    if adapter is not None:
+                        adapter.close()
+
+    async def aclose(self) -> None:
+        """Close what is open for the loop that runs."""
+        import asyncio
+
+        for _, keeper in self._here.pop(asyncio.get_running_loop(), {}).values():
+            await keeper.aclose()
+
+
+_REDIS_OPTIONS = {
+    "redis_username": "username", "redis_password": "password", "redis_socket_timeout": "socket_timeout",
+    "redis_socket_connect_timeout": "socket_connect_timeout", "redis_client_name": "client_name",
+}  # fmt: skip
+
+
+async def _keep(make: Callable[[], T]) -> AsyncGenerator[T, None]:
+    """Hold an adapter open. A loop that ends closes its asynchronous generators, and so the adapter."""
+    adapter: Any = make()
+    try:
+        yield adapter
+    finally:
+        await adapter.close()
+
+
+def _adapter(module: str, name: str) -> Any:
+    try:
+        return getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith("celeriac"):
+            raise
+        raise ImproperlyConfigured(
+            f"the module {error.name!r} is missing: pip install 'celeriac[{module.rpartition('.')[2]}]'"
+        ) from error
+
+
+def _name(url: str) -> str:
+    return url.partition("://")[2].partition("?")[0].strip("/")
+
+
+_told: set[str] = set()
+
+
+def _one(value: Any, setting: str) -> str:
+    """The URL of a setting that may hold several, for failover: the first one."""
+    if not value:
+        return ""
+    urls = [str(url) for url in value] if isinstance(value, list | tuple) else str(value).split(";")
+    if len(urls) > 1 and setting not in _told:
+        _told.add(setting)
+        log.warning("%s names %d servers, but there is no failover yet: the first one is used", setting, len(urls))
+    return urls[0].strip()
