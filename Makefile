@@ -26,7 +26,7 @@ test: $(VENV)/.developed $(CELERY_VENV)/.installed servers lint
 lint: $(VENV)/.developed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 prove: $(VENV)/.developed $(CELERY_VENV)/.installed servers
 	CELERIAC_PROOFS=docs/proofs.md $(BIN)/python -m pytest -m full $(ARGS)

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from celeriac import Celeriac
+from celeriac import Celeriac, Task
 
 app = Celeriac("demo", task_default_queue="celeriac-demo", task_track_started=True)
 
@@ -33,11 +33,12 @@ async def listen(seconds: float) -> str:
 
 
 @app.task(bind=True, max_retries=3)
-def knock(self) -> int:
+def knock(self: Task[..., int]) -> int:
     """Fails twice and is tried again each time. Returns how often it had to be retried."""
-    if self.request.retries < 2:
+    retries: int = self.request.retries
+    if retries < 2:
         raise self.retry(exc=ConnectionError("nobody opened"), countdown=0.5)
-    return self.request.retries
+    return retries
 
 
 @app.task
@@ -47,7 +48,7 @@ def divide(x: int, y: int) -> float:
 
 
 @app.task(bind=True)
-def survive(self) -> str:
+def survive(self: Task[..., str]) -> str:
     """Kills the process it runs in, as running out of memory does. The message is not lost: it comes again."""
     if not self.request.delivery_info.get("redelivered"):
         os.kill(os.getpid(), signal.SIGKILL)

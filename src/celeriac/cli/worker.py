@@ -223,8 +223,7 @@ def _path(text: str | None, name: str) -> str | None:
 
 
 def _accepted(app: Any) -> set[str]:
-    names = {"application/x-python-serialize": "pickle"}
-    return {names.get(name, name) for name in app.conf.accept_content or ()}
+    return {str(name).replace("application/x-python-serialize", "pickle") for name in app.conf.accept_content or ()}
 
 
 def _setting(app: Any, name: str) -> str | None:
