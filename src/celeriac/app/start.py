@@ -26,7 +26,7 @@ class WorkedApp(Protocol):
     main: Any
     conf: Any
     broker: Callable[[], Broker]
-    backend: Callable[[], ResultBackend | None]
+    make_backend: Callable[[], ResultBackend | None]
 
     def queue_names(self) -> Iterable[str]: ...
 
@@ -69,11 +69,12 @@ def worker_config(app: WorkedApp, options: WorkerOptions) -> WorkerConfig:
     # Celery counts the running message in; 0 is its word for no bound, which here is the adaptive one
     prefetch = 0 if options.disable_prefetch or conf.worker_disable_prefetch else multiplier - 1 if multiplier else None
     expires = _seconds(conf.result_expires)
+    events = bool(conf.worker_send_task_events if options.task_events is None else options.task_events)
     return WorkerConfig(
         hostname=hostname,
         queues=_queues(app, options),
         make_broker=app.broker,
-        make_backend=app.backend,
+        make_backend=app.make_backend,
         loader="celeriac.app.program:load",
         spec={
             "app": options.app_spec,
@@ -85,6 +86,7 @@ def worker_config(app: WorkedApp, options: WorkerOptions) -> WorkerConfig:
             "logfile": options.logfile,
             "color": options.color,
             "pool": pool,
+            "time_limit": options.time_limit, "soft_time_limit": options.soft_time_limit, "events": events,
         },
         pool=pool,
         concurrency=options.concurrency or _concurrency(conf.worker_concurrency, pool),
@@ -100,7 +102,7 @@ def worker_config(app: WorkedApp, options: WorkerOptions) -> WorkerConfig:
         max_memory_per_child=options.max_memory_per_child or conf.worker_max_memory_per_child,
         rate_limits=not conf.worker_disable_rate_limits,
         prefetch=prefetch,
-        events=conf.worker_send_task_events if options.task_events is None else options.task_events,
+        events=events,
         heartbeat=options.heartbeat_interval if options.heartbeat else None,
         control_exchange=conf.control_exchange,
         event_exchange=conf.event_exchange,
