@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
 
-from tests.processes import ROOT, Project
+from tests.processes import ROOT, SOURCE, Project
 
 
 def play(tmp_path: Path, example: str, *scripts: tuple[str, ...]) -> str:
@@ -45,3 +46,15 @@ def test_demo(tmp_path: Path) -> None:
     (tmp_path / "text.md").write_text("carrot celery celeriac celery\n")
     printed = play(tmp_path, "demo", ("run.py", str(tmp_path / "text.md"), str(tmp_path / "text.md")))
     assert [line.split() for line in printed.splitlines()] == [["4", "celery"], ["2", "carrot"], ["2", "celeriac"]]
+
+
+def test_beside_celery(tmp_path: Path) -> None:
+    """The Celery project of the page about mixed queues is a Celery project: real Celery runs it."""
+    folder = tmp_path / "beside_celery"
+    shutil.copytree(ROOT / "examples" / "beside_celery", folder)
+    project = Project(folder, {})
+    path = os.pathsep.join((str(folder), str(SOURCE)))
+    code = "import proj; print(type(proj.app).__module__, proj.not_moved_yet(), sorted(proj.app.tasks)[-1])"
+    with project.celery_python("-c", code, env={"PYTHONPATH": path}) as process:
+        assert process.wait(30) == 0, process.output
+        assert process.output == "celery.app.base run by Celery proj.not_moved_yet\n"
