@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from celeriac.model.outcome import Catalogue, TaskTraits
 from celeriac.pools.link import Link
 from celeriac.runtime.context import current
 from celeriac.runtime.run import Runner, RunSettings
+from celeriac.wire.task import new_id
 from tests.runtime.fakes import FakeTask, plain_pack, tasks
 
 LINK: Link | None = None
@@ -140,6 +142,10 @@ def log_it(text: str) -> None:
     logging.getLogger("mine").warning("%s", text)
 
 
+def draw() -> list[Any]:
+    return [random.random(), new_id()]
+
+
 def die(code: int) -> None:
     os._exit(code)
 
@@ -190,7 +196,7 @@ class SampleProgram:
         self._spec = spec
         functions: list[Callable[..., Any]] = [
             add, pid, nap, spin, soft, slow_steps, ask, ask_softly, aadd, anap, asoft, ablock, aask, agather, leak,
-            aleak, say, log_it, die, leave, facts,
+            aleak, say, log_it, draw, die, leave, facts,
         ]  # fmt: skip
         self._tasks = tasks(*functions, FakeTask(nap, "tracked", track_started=True))
 

@@ -7,6 +7,7 @@ Coroutine tasks run on one asyncio loop, which is a greenlet too.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import socket
 import threading
@@ -28,16 +29,15 @@ class Hub:
     """What gevent and eventlet call differently."""
 
     def __init__(self, kind: str) -> None:
-        self.spawn: Callable[..., Any]
-        self.throw: Callable[[Any, BaseException], Any]
-        self.sleep: Callable[[float], Any]
         library: Any = importlib.import_module(kind)
-        self.spawn = library.spawn
-        self.sleep = library.sleep
+        self.spawn: Callable[..., Any] = library.spawn
+        self.sleep: Callable[[float], Any] = library.sleep
+        self.soon: Callable[[Callable[[], None]], Any]
+        """Call a function in the hub, while no other greenlet runs."""
         if kind == "gevent":
-            self.throw = lambda green, error: green.kill(error, block=False)
+            self.soon = lambda function: library.get_hub().loop.run_callback(function)
         else:
-            self.throw = lambda green, error: library.hubs.get_hub().schedule_call_global(0, green.throw, error)
+            self.soon = lambda function: library.hubs.get_hub().schedule_call_global(0, function)
 
 
 class _Seat:
@@ -47,6 +47,12 @@ class _Seat:
         self.number = number
         self.runner = runner
         self.green: Any = None
+
+
+def _strike(seat: _Seat, seq: int, error: BaseException) -> None:
+    """In the hub, where the greenlet can only be waiting: if it still waits in this call, raise the error there."""
+    if seat.runner.armed == seq:
+        seat.green.throw(error)
 
 
 class Loop:
@@ -101,9 +107,7 @@ class Loop:
     def _cancel(self, seq: int, how: str) -> None:
         for seat in self._seats:
             if seat.runner.armed == seq:
-                error = self._runner.exception_of(how)
-                if not seat.runner.interrupt(seq, error):
-                    self._hub.throw(seat.green, error)
+                self._hub.soon(functools.partial(_strike, seat, seq, self._runner.exception_of(how)))
                 return
         if self._asyncio is not None and self._asyncio.cancel(seq, self._runner.exception_of(how)):
             return

@@ -13,6 +13,8 @@ def main() -> None:
             importlib.import_module("gevent.monkey").patch_all()
         else:
             importlib.import_module("eventlet").monkey_patch()
+            # the line to the parent is read by whoever waits: a greenlet and an asyncio loop at the same time
+            importlib.import_module("eventlet.debug").hub_prevent_multiple_readers(False)
     except ImportError as error:
         sys.stderr.write(f"the pool {kind!r} needs {kind}: pip install 'celeriac[{kind}]' ({error})\n")
         sys.exit(1)
