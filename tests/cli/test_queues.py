@@ -69,6 +69,13 @@ def test_queues_are_listed_with_what_lies_where(command: Command, url: str) -> N
     assert counts(command, url) == {"ready": 1, "in_flight": 0, "scheduled": 1, "parked": 0, "dead": 1}
 
 
+def test_mailboxes_are_no_queues(command: Command, url: str) -> None:
+    """Where workers answer remote control is none of the queues that are listed."""
+    fill(url, envelope(1), envelope(2, queue="2f1a.reply.celery.pidbox"))
+    names = [row.split()[0] for row in command("-b", url, "queues").out.splitlines()[2:]]
+    assert names == ["celery", "q"]
+
+
 def test_the_file_is_named_by_its_absolute_path(command: Command, tmp_path: Path) -> None:
     """With SQLite one is told which file that is, wherever one stands."""
     done = command("-b", "sqlite:///here.db", "queues")

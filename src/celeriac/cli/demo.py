@@ -76,7 +76,6 @@ class PlainScreen:
     """One line for each row that is finished."""
 
     def __init__(self) -> None:
-        self._told = 0
         self._seen: set[str] = set()
 
     def show(self, rows: list[Row]) -> None:
@@ -102,13 +101,17 @@ class LiveScreen:
 
         colors = {"SUCCESS": "green", "FAILURE": "red", "RETRY": "yellow", "STARTED": "cyan"}
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for column in ("", "task", "state", "took", "result", "what it shows"):
-            table.add_column(column, justify="right" if column == "took" else "left")
+        columns = ["", "task", "state", "took", "result", "what it shows"]
+        if self._live.console.width < 120:
+            columns.pop()
+        for column in columns:
+            table.add_column(column, justify="right" if column == "took" else "left", no_wrap=True)
         for row in rows:
             mark = Text("✓", "green") if row.right else Text("✗", "red") if row.right is False else Text("·", "dim")
             took = f"{row.took:.2f} s" if row.took is not None else ""
             state = Text(row.state, colors.get(row.state, "default"))
-            table.add_row(mark, row.call, state, took, Text(row.result), Text(row.shows, "dim"))
+            cells = (mark, row.call, state, took, Text(row.result), Text(row.shows, "dim"))
+            table.add_row(*cells[: len(columns)])
         self._live.update(table)
 
 
@@ -210,7 +213,7 @@ def play(worker: Worker) -> list[Row]:
         Row("listen(0.2)", "a coroutine", [tasks.listen.delay(0.2)], lambda v: v == ["heard nothing for 0.2 s"]),
         Row("knock()", "retried twice, then succeeds", [tasks.knock.delay()], lambda v: v == [2]),
         Row("divide(1, 0)", "fails, the caller is told", [tasks.divide.delay(1, 0)], _is_division_by_zero),
-        Row("survive()", "its process is killed, it runs again", [tasks.survive.delay()], lambda v: "not lost" in v[0]),
+        Row("survive()", "its process is killed; it runs again", [tasks.survive.delay()], lambda v: "not lost" in v[0]),
         Row(
             "remind(…)", f"sent with countdown={COUNTDOWN:g}; seconds late",
             [tasks.remind.apply_async((due,), countdown=COUNTDOWN)], lambda v: 0 <= v[0] < 2,

@@ -34,5 +34,7 @@ def consumed_queues(app: Celeriac) -> list[str]:
 
 
 async def queue_names(app: Celeriac, broker: Broker) -> list[str]:
-    """Every queue that the broker knows of, and those of the app."""
-    return sorted({*await broker.queues(), *consumed_queues(app)})
+    """Every queue that the broker knows of, and those of the app; not the mailboxes of remote control and events."""
+    ours = (f"{app.conf.event_queue_prefix}.", f".{app.conf.control_exchange}.pidbox")
+    known = {name for name in await broker.queues() if not name.startswith(ours[0]) and not name.endswith(ours[1])}
+    return sorted({*known, *consumed_queues(app)})
