@@ -15,7 +15,6 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 from celeriac.app import annotating, publish, registry
 from celeriac.app.canvas import Signature, signature
 from celeriac.app.config import Settings, symbol
-from celeriac.app.control import Control
 from celeriac.app.handle import AsyncResult as Handle
 from celeriac.app.loading import Discovery, Loader, Packages, discover
 from celeriac.app.registry import TaskRegistry
@@ -87,7 +86,7 @@ class Celeriac:
 
     task_cls: Any = AnyTask
     registry_cls: type[TaskRegistry] = TaskRegistry
-    control_cls: type[Control] = Control
+    control_cls: Any = "celeriac.app.control:Control"
 
     def __init__(
         self,
@@ -148,7 +147,8 @@ class Celeriac:
             self.conf.read_from(config_source, silent=config_source_silent)
         self.wiring = Wiring(self.conf, lambda: self.queues.bindings())
         self.loader = Loader(self)
-        self.control = (symbol(control) if isinstance(control, str) else control or self.control_cls)(self)
+        if control is not None:
+            self.control_cls = control
         self.backend = Results(self)
         if task_cls is not None:
             self.task_cls = symbol(task_cls) if isinstance(task_cls, str) else task_cls
@@ -175,7 +175,8 @@ class Celeriac:
     def close(self) -> None:
         """Close what is open; the app is no longer among the process's apps."""
         self.wiring.forget()
-        self.control.close()
+        if "control" in self.__dict__:
+            self.control.close()
         registry.discard(self)
 
     async def aclose(self) -> None:
@@ -729,6 +730,12 @@ class Celeriac:
                 except (TimeoutError, StopAsyncIteration):
                     return
                 yield backend.read(task_id, document)
+
+    @cached_property
+    def control(self) -> Any:
+        """Tells workers something and asks them; see `celeriac.app.control.Control`."""
+        made = self.control_cls
+        return (symbol(made) if isinstance(made, str) else made)(self)
 
     # Results and signatures
 

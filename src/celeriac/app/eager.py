@@ -6,7 +6,6 @@ worker: no time limits, no routing, no acknowledgement, and the result is not pa
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import copy_context
 from time import perf_counter
@@ -143,9 +142,10 @@ class Run:
         parent = worker_request()
         hard, soft = options.get("time_limit"), options.get("soft_time_limit")
         stamped = options.get("stamped_headers")
+        host = self.task.app.origin.partition("@")[2]
         request = Context(
             id=self.id, task=task.name, args=self.args, kwargs=self.kwargs, retries=self.retries, is_eager=True,
-            called_directly=False, instance=task, outer=current.get(), hostname=socket.gethostname(),
+            called_directly=False, instance=task, outer=current.get(), hostname=host,
             callbacks=self.link or None, errbacks=self.link_error or None, headers=options.get("headers"),
             ignore_result=self.ignores_result, correlation_id=self.id, reply_to=options.get("reply_to"),
             root_id=options.get("root_id") or (parent and (parent.root_id or parent.id)) or self.id,

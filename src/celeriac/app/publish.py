@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 
 from celeriac import telemetry
-from celeriac.canvas import advance
 from celeriac.errors import OperationalError, QueueNotFound
 from celeriac.model import options as calls
 from celeriac.model.message import Envelope
@@ -30,6 +29,12 @@ NOT_SENT = frozenset(
     }
 )  # fmt: skip
 """Options that say how to send; they are not part of the message."""
+SENDING = frozenset(
+    {
+        "queue", "exchange", "exchange_type", "routing_key", "serializer", "compression", "priority", "delivery_mode",
+    }
+)  # fmt: skip
+"""Options of a task that say where and how its messages go."""
 _MODES: dict[Any, int] = {"transient": 1, "persistent": 2}
 _before, _after, _sent = telemetry.before_task_publish, telemetry.after_task_publish, telemetry.task_sent
 
@@ -209,7 +214,7 @@ def pack_follow_up(
     task = app.known_task(message.task)
     own = app.task_options(task) if task is not None else {}
     target, said = app.router.destination(
-        calls.merge({}, {key: value for key, value in own.items() if key in advance.SENDING}, options),
+        calls.merge({}, {key: value for key, value in own.items() if key in SENDING}, options),
         message.task, message.args, message.kwargs, task,
     )  # fmt: skip
     said = {**app.call_defaults(), **said}
@@ -351,7 +356,7 @@ async def apublish(app: Any, envelopes: Sequence[Envelope], timeout: float, wait
         left = max(0.001, end - time.monotonic())
         try:
             if app.wiring.in_child:
-                await asyncio.to_thread(app.sender.publish, envelopes, left)
+                await app.sender.apublish(envelopes, left)
                 return
             broker = await app.wiring.broker_here()
             try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import random
 from collections.abc import Coroutine, Mapping, Sequence
 from types import MethodType
 from typing import Any
@@ -82,6 +81,8 @@ def add_autoretry(task: Any) -> None:
     original = task.run
 
     def answer(exc: BaseException) -> None:
+        import random
+
         if rule.applies_to(exc):
             task.retry(exc=exc, **rule.arguments(task.request.retries, random.random))
 

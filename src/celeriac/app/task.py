@@ -12,12 +12,11 @@ from typing import Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar, cast, o
 import msgspec
 
 from celeriac import errors, telemetry
-from celeriac.app import eager, publish, registry, retrying
+from celeriac.app import publish, registry, retrying
 from celeriac.app.canvas import NOT_YET, Signature, maybe_signature, signature
 from celeriac.app.checking import Shape
 from celeriac.app.handle import AsyncResult as Handle
 from celeriac.app.handle import EagerResult
-from celeriac.canvas import advance
 from celeriac.errors import Ignore, ImproperlyConfigured, OperationalError, Retry
 from celeriac.model.message import Envelope
 from celeriac.model.outcome import TaskTraits
@@ -342,7 +341,7 @@ class Task(Generic[P, R]):
         app = self.app
         app.prepare_task(self)
         plan = Plan(app.stamp)
-        plan.send_task = app.plain_send_task
+        plan.send_task = app.plain_send_task.__func__
         conf = app.conf
         options = app.task_options(self)
         if (
@@ -438,7 +437,7 @@ class Task(Generic[P, R]):
 
         `link` and `link_error` are signatures, or lists of them. Returns and raises as `delay` does."""
         ready = self._ready(args, kwargs, task_id, link, link_error, shadow, options)
-        if isinstance(ready, eager.Run):
+        if not isinstance(ready, dict):
             return ready.run()
         return self.app.send_task(self.name, producer=producer, **ready)
 
@@ -455,14 +454,14 @@ class Task(Generic[P, R]):
     ) -> Any:
         """`apply_async` for coroutines."""
         ready = self._ready(args, kwargs, task_id, link, link_error, shadow, options)
-        if isinstance(ready, eager.Run):
+        if not isinstance(ready, dict):
             return await ready.arun()
         return await self.app.asend_task(self.name, producer=producer, **ready)
 
     def _ready(
         self, args: Any, kwargs: Any, task_id: Any, link: Any, link_error: Any, shadow: Any, options: dict[str, Any]
-    ) -> dict[str, Any] | eager.Run:
-        """What `send_task` is given; in eager mode the run itself."""
+    ) -> Any:
+        """What `send_task` is given, as a dict; in eager mode the run itself."""
         app = self.app
         app.prepare_task(self)
         given_args, given_kwargs = _arguments(args, kwargs)
@@ -471,6 +470,8 @@ class Task(Generic[P, R]):
         link = _linked(self.link, link)
         link_error = _linked(self.link_error, link_error)
         if app.conf["task_always_eager"]:
+            from celeriac.app import eager
+
             hard, soft = (options.get(key, getattr(self, key)) for key in ("time_limit", "soft_time_limit"))
             eager.check_limits(hard, soft)
             serializer = options.get("serializer") or self.serializer
@@ -503,6 +504,8 @@ class Task(Generic[P, R]):
     ) -> EagerResult[Any]:
         """Run the task here and now, retries included, as a worker would. `throw`: raise what it raises; None: as
         `task_eager_propagates` says."""
+        from celeriac.app import eager
+
         self.app.prepare_task(self)
         given_args, given_kwargs = _arguments(args, kwargs)
         return eager.Run(
@@ -534,6 +537,8 @@ class Task(Generic[P, R]):
             raise again
         request = self.request
         if not request.is_eager:
+            from celeriac.canvas import advance
+
             message = _message_of(request, self)
             step, due = advance.retry(message, again.sig, now=time.time())
             envelopes = self.app.pack_follow_up(msgspec.structs.replace(message, **step.fields), step.options, due)
@@ -567,6 +572,8 @@ class Task(Generic[P, R]):
         if sig.options.get("chord") is not None:
             raise ImproperlyConfigured("a task can't be replaced by a signature that is a member of a chord already")
         value = self.on_replace(sig)
+        from celeriac.app import eager
+
         raise eager.Replaced(value)
 
     def _replacement(self, request: Any, sig: Any) -> tuple[TaskMessage, dict[str, Any]]:
@@ -586,7 +593,7 @@ class Task(Generic[P, R]):
         )  # fmt: skip
         task = self.app.tasks.get(sig.task)
         outgoing = publish.prepare(self.app, sig.task, sig.args, sig.kwargs, options, task)
-        sending = {key: value for key, value in options.items() if key in advance.SENDING}
+        sending = {key: value for key, value in options.items() if key in publish.SENDING}
         return outgoing.message, sending
 
     def add_to_chord(self, sig: Any, lazy: bool = False) -> NoReturn:

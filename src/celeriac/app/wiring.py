@@ -105,7 +105,7 @@ class Wiring:
         self._reader: Reader | None = None
         self._reader_made = False
         self._link: Any = None
-        self._parent: tuple[Any, Any] | None = None
+        self._parent: tuple[Any, Any, Any] | None = None
         self._here: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, tuple[Any, Any]]]
         self._here = weakref.WeakKeyDictionary()
 
@@ -148,7 +148,7 @@ class Wiring:
         module = import_module("celeriac.brokers.parent")
         with self._lock:
             self._link = link
-            self._parent = (module.ParentSender(link), module.ParentReader(link))
+            self._parent = (module.ParentSender(link), module.ParentReader(link), module.ParentBackend(link))
             self._sender = self._reader = None
             self._reader_made = False
 
@@ -223,7 +223,10 @@ class Wiring:
 
     async def backend_here(self) -> ResultBackend | None:
         """The adapter of the loop that runs, closed when the loop ends; None where results are not kept."""
-        return None if self.backend_url is None else await self._of_loop("backend", self.make_backend)
+        if self.backend_url is None:
+            return None
+        backend: ResultBackend = self._parent[2] if self._parent else await self._of_loop("backend", self.make_backend)
+        return backend
 
     async def _of_loop(self, what: str, make: Callable[[], Any]) -> Any:
         import asyncio
