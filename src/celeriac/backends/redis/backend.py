@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from celeriac.backends.redis.names import RECONNECT_PATIENCE, STORE, Names, again, batches, expiry, note
+from celeriac.backends.redis.names import (
+    RECONNECT_PATIENCE,
+    STORE,
+    Names,
+    again,
+    batches,
+    expiry,
+    guarded,
+    is_success,
+    note,
+)
 from celeriac.drivers.redis.aio import AsyncConnection, AsyncLink
 from celeriac.drivers.redis.protocol import driver, failure
 from celeriac.drivers.redis.site import Site, run_id_of
@@ -44,7 +54,7 @@ class RedisBackend:
     async def site(self) -> Site:
         """Where it stores, for a broker on the same server."""
         await self._link.connection()
-        return Site(self._run_id, self.server.db, self.names.prefix)
+        return Site(self._run_id, self.server.db, self.names.prefix, is_success)
 
     async def store(self, stores: Sequence[Store], deadline: float | None = None) -> Sequence[Verdict]:
         """Store documents and tell the watchers. See ports.ResultBackend."""
@@ -53,7 +63,13 @@ class RedisBackend:
         verdicts = [DONE] * len(stores)
         connection = await self._link.connection()
         limit = "" if deadline is None else repr(float(deadline))
-        for indexes, words in batches(connection.pack, self.names.task, stores, verdicts, limit):
+        held: set[str] = set()
+        if ids := guarded(stores):
+            with suppress(UnicodeEncodeError):  # the store that has it gets its verdict below
+                held = {name for name, document in (await self.fetch(ids)).items() if is_success(document)}
+        for indexes, words in batches(
+            connection.pack, self.names.task, stores, verdicts, deadline=limit, held=held
+        ):
             note(verdicts, indexes, await connection.run(STORE, (), *words))
         return verdicts
 

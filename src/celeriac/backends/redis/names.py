@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from celeriac.drivers.redis.protocol import Words
 from celeriac.drivers.redis.script import Script
 from celeriac.errors import CeleryError, OperationalError
 from celeriac.model.message import DONE, LOST, Store, Verdict
+from celeriac.wire import record
 
 STORE = Script(("celeriac.drivers.redis", "lua/success.lua"), ("celeriac.backends", "lua/store.lua"))
 LARGEST = 512 << 20
@@ -35,18 +37,41 @@ def expiry(expires: float | None) -> str | int:
     return "" if expires is None or expires <= 0 else max(1, int(expires))
 
 
+_STATE = rb"status[^A-Za-z]{1,12}SUCCESS"
+
+
+def is_success(document: bytes) -> bool:
+    """Does a compressed document tell of a SUCCESS? (Scripts look into plain ones.)"""
+    if not document.startswith(record.COMPRESSED):
+        return False
+    try:
+        plain = record.decompress(document)
+    except CeleryError:
+        return False
+    return re.search(_STATE, plain[:256]) is not None or b"\nstatus: SUCCESS\n" in plain
+
+
 Batch = tuple[list[int], list[Any]]
 """Which stores, and the arguments of the script for them."""
 
 
 def batches(
-    pack: Callable[[Words], bytes], prefix: str, stores: Sequence[Store], verdicts: list[Verdict], deadline: str
+    pack: Callable[[Words], bytes],
+    prefix: str,
+    stores: Sequence[Store],
+    verdicts: list[Verdict],
+    *,
+    deadline: str = "",
+    held: Collection[str] = (),
 ) -> Iterator[Batch]:
-    """Cut stores into script calls. What can't be sent at all gets its verdict at once."""
+    """Cut stores into script calls. What can't be sent at all gets its verdict at once; what is `held` (its key has a
+    compressed SUCCESS, which the script can't read) and guarded is left out."""
     indexes: list[int] = []
     words: list[Any] = [deadline]
     size = 0
     for index, store in enumerate(stores):
+        if store.guard and store.id in held:
+            continue
         part = (prefix + store.id, expiry(store.expires), store.document, "1" if store.guard else "0")
         try:
             if len(store.document) > LARGEST:
@@ -63,6 +88,11 @@ def batches(
             indexes, words, size = [], [deadline], 0
     if indexes:
         yield indexes, words
+
+
+def guarded(stores: Sequence[Store]) -> list[str]:
+    """Ids whose documents have to be looked at first."""
+    return [store.id for store in stores if store.guard]
 
 
 def note(verdicts: list[Verdict], indexes: Sequence[int], done: int) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from celeriac.backends.redis.names import RECONNECT_PATIENCE, STORE, Names, batches, expiry, note
+from celeriac.backends.redis.names import RECONNECT_PATIENCE, STORE, Names, batches, expiry, guarded, is_success, note
 from celeriac.drivers.redis.blocking import Connection, Connections
 from celeriac.drivers.redis.protocol import driver
 from celeriac.drivers.redis.url import parse
@@ -69,10 +69,14 @@ class RedisReader:
         others were."""
         if not stores:
             return
+        held: set[str] = set()
+        if ids := guarded(stores):
+            with suppress(UnicodeEncodeError):  # the store that has it fails alone, below
+                held = {name for name, document in self.fetch(ids).items() if is_success(document)}
 
         def work(connection: Connection, deadline: float) -> None:
             verdicts = [DONE] * len(stores)
-            for indexes, words in batches(connection.pack, self.names.task, stores, verdicts, ""):
+            for indexes, words in batches(connection.pack, self.names.task, stores, verdicts, held=held):
                 note(verdicts, indexes, connection.run(STORE, (), words, deadline))
             for store, verdict in zip(stores, verdicts, strict=True):
                 if verdict.error:

@@ -6,8 +6,8 @@
 --
 -- KEYS  the ready lists (step by step, in each step the queues in their order), the doorbell of each queue, the version of
 --       the cancel list. They are declared because a server before 7.0 tracks declared keys, not those that were read.
--- ARGV  1 key prefix  2 priority separator  3 epoch  4 lease  5 how many  6 how many bytes  7 prefix of new tags
---       8 number of the first new tag  9 database of results ('': this one)  10 this database  11 cap of dead letters
+-- ARGV  1 key prefix  2 priority separator  3 epoch  4 lease  5 how many  6 how many bytes  7 what new tags begin with
+--       8 letters for new tags  9 database of results ('': this one)  10 this database  11 cap of dead letters
 --       12 one queue after the other ('1') or all in turn ('0')  13 number of queues  14 number of steps
 --       then the queues, the steps, the number of parked keys, (key, how many) each, and the completions:
 --       q queue                                    the following receipts belong to this queue
@@ -19,9 +19,11 @@
 --           blob: '=' and what takes the message's place, or ''. n envelopes: a ready one has an empty id.
 -- Gives { seconds, microseconds, next due, cancel version, more, exceptions, claimed, unparked, faults }
 --       exceptions: (number of a completion, error or '' for lost) each; claimed: (index of the list in KEYS, messages)
---       each; unparked: (index of the queue, step, message) each; faults: (key, error) each. Tags are counted on in the
---       order unparked, claimed.
+--       each; unparked: (index of the queue, step, message) each; faults: (key, error) each.
+--       New tags are counted in the order unparked, claimed: begin .. rounds of the letters .. letter .. '.' .. step. (To
+--       write a number costs Lua more than to claim a message.)
 
+local ARGV, KEYS = ARGV, KEYS
 local call, try = redis.call, redis.pcall
 local prefix, sep, epoch = ARGV[1], ARGV[2], ARGV[3]
 local private = prefix .. 'celeriac:1:'
@@ -42,20 +44,23 @@ i = demands + 2 * parked
 
 -- Settle
 
+local elsewhere = ARGV[9] ~= ''
 local stores = {}
 local base, inflight
 local at = 0
 
-local function store()
+local function store(s)
+  local key, seconds, document = ARGV[s], ARGV[s + 1], ARGV[s + 2]
+  if seconds == '' then call('SET', key, document) else call('SETEX', key, seconds, document) end
+  call('PUBLISH', key, document)
+end
+
+-- Results in another database are written together.
+local function store_there()
   if #stores == 0 then return end
-  if ARGV[9] ~= '' then call('SELECT', ARGV[9]) end
-  for n = 1, #stores do
-    local s = stores[n]
-    local key, document = ARGV[s], ARGV[s + 2]
-    if ARGV[s + 1] == '' then call('SET', key, document) else call('SET', key, document, 'EX', ARGV[s + 1]) end
-    call('PUBLISH', key, document)
-  end
-  if ARGV[9] ~= '' then call('SELECT', ARGV[10]) end
+  call('SELECT', ARGV[9])
+  for n = 1, #stores do store(stores[n]) end
+  call('SELECT', ARGV[10])
   stores = {}
 end
 
@@ -65,10 +70,10 @@ local function fail(text)
 end
 
 local function guarded(key)
-  store() -- a SUCCESS of this very cycle guards too
-  if ARGV[9] ~= '' then call('SELECT', ARGV[9]) end
+  store_there() -- a SUCCESS of this very cycle guards too
+  if elsewhere then call('SELECT', ARGV[9]) end
   local document = try('GETEX', key)
-  if ARGV[9] ~= '' then call('SELECT', ARGV[10]) end
+  if elsewhere then call('SELECT', ARGV[10]) end
   return is_success(document)
 end
 
@@ -132,7 +137,9 @@ local function carry_out(p)
     end
     return fail(err)
   end
-  if ARGV[p + 5] ~= '' and not (ARGV[p + 8] == '1' and guarded(ARGV[p + 5])) then stores[#stores + 1] = p + 5 end
+  if ARGV[p + 5] ~= '' and not (ARGV[p + 8] == '1' and guarded(ARGV[p + 5])) then
+    if elsewhere then stores[#stores + 1] = p + 5 else store(p + 5) end
+  end
   if message then call('HDEL', inflight, tag) end
 end
 
@@ -141,7 +148,15 @@ while i <= last do
   local op = ARGV[i]
   if op == 's' then
     at = at + 1
-    if call('HDEL', inflight, ARGV[i + 1]) == 1 then stores[#stores + 1] = i + 2 else fail('') end
+    if call('HDEL', inflight, ARGV[i + 1]) ~= 1 then
+      fail('')
+    elseif elsewhere then
+      stores[#stores + 1] = i + 2
+    else
+      local key, seconds, document = ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+      if seconds == '' then call('SET', key, document) else call('SETEX', key, seconds, document) end
+      call('PUBLISH', key, document)
+    end
     i = i + 5
   elseif op == 'a' then
     at = at + 1
@@ -158,13 +173,24 @@ while i <= last do
   end
 end
 
-store()
+store_there()
 
 -- Claim
 
 local left, room = tonumber(ARGV[5]), tonumber(ARGV[6])
 local wanted = left > 0
-local number = tonumber(ARGV[8])
+local begin, letters, sub = ARGV[7], ARGV[8], string.sub
+local round, letter = 0, 0 -- of the last tag
+local head = begin .. '0'
+
+local function new_tag(ending)
+  if letter == #letters then
+    letter, round = 0, round + 1
+    head = begin .. round
+  end
+  letter = letter + 1
+  return head .. sub(letters, letter, letter) .. ending
+end
 local claimed, unparked = {}, {}
 local bases, step_of = {}, {}
 for j = 1, queues do bases[j] = base_of(prefix, ARGV[14 + j]) end
@@ -217,9 +243,10 @@ for d = demands, demands + 2 * parked - 2, 2 do
       fault(list, entries.err)
     elseif entries then
       local fields, found = {}, {}
+      local was_round, was_letter, was_head = round, letter, head
       for n = 1, #entries do
         local step, message = unpark(entries[n])
-        fields[#fields + 1] = ARGV[7] .. (number + n - 1) .. '.' .. step
+        fields[#fields + 1] = new_tag('.' .. step)
         fields[#fields + 1] = message
         found[#found + 1] = j - 1
         found[#found + 1] = step
@@ -228,11 +255,11 @@ for d = demands, demands + 2 * parked - 2, 2 do
       local r = try('HSET', hash, unpack(fields))
       if type(r) == 'table' then
         fault(hash, r.err)
+        round, letter, head = was_round, was_letter, was_head
         for n = #entries, 1, -1 do call('RPUSH', list, entries[n]) end
       else
         for n = 1, #found do unparked[#unparked + 1] = found[n] end
         for n = 1, #entries do room = room - #entries[n] end
-        number = number + #entries
         many = many - #entries
         if call('EXISTS', list) == 0 then call('SREM', bases[j] .. 'parkings', ARGV[d]) end
       end
@@ -247,9 +274,10 @@ local function take(index, list, messages, step)
   local fields = {}
   local ending = '.' .. step
   local keep = n
+  local was_round, was_letter, was_head = round, letter, head
   for m = 1, n do
     local message = messages[m]
-    fields[2 * m - 1] = ARGV[7] .. (number + m - 1) .. ending
+    fields[2 * m - 1] = new_tag(ending)
     fields[2 * m] = message
     room = room - #message
     if room <= 0 then
@@ -260,13 +288,13 @@ local function take(index, list, messages, step)
   local r = try('HSET', hash, unpack(fields))
   if type(r) == 'table' then
     fault(hash, r.err)
+    round, letter, head = was_round, was_letter, was_head
     keep = 0
   end
   for m = n, keep + 1, -1 do
     call('RPUSH', list, messages[m])
     messages[m] = nil
   end
-  number = number + keep
   left = left - keep
   return keep
 end

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from celeriac.brokers.redis import places, scripts
 from celeriac.brokers.redis.consumer import RedisConsumer
 from celeriac.brokers.redis.control import Control
-from celeriac.brokers.redis.layout import weight
+from celeriac.brokers.redis.layout import too_new, weight
 from celeriac.drivers.redis.protocol import Words
 from celeriac.drivers.redis.site import Site
 from celeriac.errors import CeleryError, EncodeError, OperationalError
@@ -72,7 +72,9 @@ class RedisBroker:
                     batch, size = [], 0
             await connection.many(batch)
             for arguments in schedules:
-                await connection.run(scripts.SCHEDULE, (), *arguments)
+                known = await connection.run(scripts.SCHEDULE, (), *arguments)
+                if known < 0:
+                    raise too_new(self.describe(), -known)
         except UnicodeEncodeError as error:
             raise EncodeError(f"a queue name can't be written in UTF-8: {error}") from error
 

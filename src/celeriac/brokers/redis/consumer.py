@@ -7,12 +7,16 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
+import msgspec
+
 from celeriac.brokers.redis import recovery, scripts
+from celeriac.brokers.redis.claiming import Plan, deliver
 from celeriac.brokers.redis.control import Control
+from celeriac.brokers.redis.settling import settle, settle_one_by_one
 from celeriac.drivers.redis.aio import AsyncConnection
 from celeriac.drivers.redis.protocol import failure
 from celeriac.drivers.redis.script import unknown
@@ -20,17 +24,10 @@ from celeriac.errors import CeleryError, EncodeError, OperationalError
 from celeriac.model.message import (
     DONE,
     LOST,
-    Ack,
     Completion,
-    Dead,
-    Delay,
     Delivery,
     Demand,
-    Park,
     Receipt,
-    Requeue,
-    Return,
-    Store,
     Turn,
     Verdict,
 )
@@ -53,10 +50,10 @@ class RedisConsumer:
         self.epoch = epoch
         self.lease = lease
         self._name = _new_name()
-        self._next = 0
+        self._cycles = 0
         self._hot: AsyncConnection | None = None
         self._tracking = False
-        self._plans: list[_Plan] = []
+        self._plans: list[Plan] = []
         self._turn = 0
         self._watched: frozenset[bytes] = frozenset()
         self._bell = asyncio.Event()
@@ -76,7 +73,8 @@ class RedisConsumer:
             queues.sort()
         self.queues = queues
         turns = len(queues) if layout.strategy == "round_robin" and len(queues) > 1 else 1
-        self._plans = [_Plan(self, queues[turn:] + queues[:turn]) for turn in range(turns)]
+        orders = [queues[turn:] + queues[:turn] for turn in range(turns)]
+        self._plans = [Plan(self.control, order, self.epoch, self.lease) for order in orders]
         self._turn = 0
         self._watched = frozenset(key.encode() for key in self._plans[0].keys)
         self._ring()
@@ -108,22 +106,28 @@ class RedisConsumer:
         if unknown_queues:
             with suppress(EncodeError):  # the completion that has it fails alone, below
                 await self.control.declare(unknown_queues)
+        if any(completion.store is not None and completion.store.guard for completion in finished):
+            finished = await self._without_held(finished)
         count = want.count
         plan = self._plans[self._turn]
         if count:
             self._turn = (self._turn + 1) % len(self._plans)
-        words: list[Any] = [*plan.before, count, want.size, self._name, self._next, *plan.after]
+        self._cycles += 1
+        begin = f"{self._name}{self._cycles}-"
+        words: list[Any] = [*plan.before, count, want.size, begin, *plan.after]
         words.append(len(want.parked))
         for key, many in want.parked.items():
             words += (key, many)
         start = len(words)
-        order = self._settle(words, finished)
+        prefix = self._result_prefix()
+        order = settle(self.control.layout, prefix, words, finished)
         broken: dict[int, str] = {}
         try:
             packed = hot.pack(tuple(words))
         except (UnicodeEncodeError, TypeError):
             del words[start:]
-            order, broken = self._settle_one_by_one(hot, words, finished)
+            order = None
+            broken = settle_one_by_one(self.control.layout, prefix, words, finished, hot.pack)
             packed = hot.pack(tuple(words))
         rings = self._rings
         try:
@@ -151,7 +155,7 @@ class RedisConsumer:
                 verdicts[at] = Verdict(False, error=text)
         deliveries: list[Delivery] = []
         if unparked or claimed:
-            self._deliver(plan, unparked, claimed, deliveries)
+            deliver(plan, begin, unparked, claimed, deliveries)
         now = int(seconds) + int(micros) / 1_000_000
         next_due = float(due) if due else None
         self._due = None if next_due is None else asyncio.get_running_loop().time() + next_due - now
@@ -161,118 +165,27 @@ class RedisConsumer:
             self._bell.set()
         return Turn(deliveries, verdicts, next_due, now, int(version), bool(more))
 
-    def _deliver(self, plan: _Plan, unparked: list[Any], claimed: list[Any], deliveries: list[Delivery]) -> None:
-        name, number = self._name, self._next
-        for n in range(0, len(unparked), 3):
-            queue = plan.queues[unparked[n]]
-            deliveries.append(Delivery(Receipt(queue, f"{name}{number}.{unparked[n + 1].decode()}"), unparked[n + 2]))
-            number += 1
-        for n in range(0, len(claimed), 2):
-            queue, ending = plan.sources[claimed[n]]
-            for blob in claimed[n + 1]:
-                deliveries.append(Delivery(Receipt(queue, f"{name}{number}{ending}"), blob))
-                number += 1
-        self._next = number
-
-    def _settle(self, words: list[Any], finished: Sequence[Completion]) -> list[int] | None:
-        """Append what is finished. Returns the order in which the completions stand, None when it is theirs."""
-        queue: str | None = None
-        returned: list[int] | None = None
-        order: list[int] = []
+    async def _without_held(self, finished: Sequence[Completion]) -> Sequence[Completion]:
+        """The same completions without guarded stores whose key holds a compressed SUCCESS; the script sees others."""
+        site = self.control.stores_at
+        if site is None:
+            return finished
         prefix = self._result_prefix()
-        for index, completion in enumerate(finished):
-            receipt, store = completion.receipt, completion.store
-            kind = type(completion.settlement)
-            if receipt is not None:
-                if kind is Return:
-                    if returned is None:
-                        returned, order = [], list(range(index))
-                    returned.append(index)
-                    continue
-                if receipt.queue != queue:
-                    queue = receipt.queue
-                    words += ("q", queue)
-                if kind is Ack and not completion.publish:
-                    if store is None:
-                        words += ("a", receipt.tag)
-                        if returned is not None:
-                            order.append(index)
-                        continue
-                    if not store.guard:
-                        words += ("s", receipt.tag, prefix + store.id, _expiry(store), store.document)
-                        if returned is not None:
-                            order.append(index)
-                        continue
-            self._append(words, completion, prefix)
-            if returned is not None:
-                order.append(index)
-        if returned is None:
-            return None
-        # The first one claimed is to be served first, so it is put to the head last.
-        returned.sort(key=lambda index: recovery.claim_order(finished[index].receipt.tag), reverse=True)  # type: ignore[union-attr]
-        for index in returned:
-            completion = finished[index]
-            assert completion.receipt is not None
-            words += ("q", completion.receipt.queue)
-            self._append(words, completion, prefix)
-        return order + returned
-
-    def _append(self, words: list[Any], completion: Completion, prefix: str, broken: str = "") -> None:
-        """Append a completion in its general form."""
-        layout = self.control.layout
-        receipt, settlement, store = completion.receipt, completion.settlement, completion.store
-        how, argument, blob = "A", "", b""
-        if broken:
-            how, argument, store = "!", broken, None
-        elif receipt is not None:
-            match settlement:
-                case Ack():
-                    pass
-                case Return(replacement) | Requeue(replacement):
-                    how = "R" if isinstance(settlement, Return) else "Q"
-                    argument = layout.ready(receipt.queue, receipt.tag.rpartition(".")[2])
-                    blob = b"" if replacement is None else b"=" + replacement
-                case Delay(until, replacement):
-                    how, argument = "D", repr(until)
-                    blob = b"" if replacement is None else b"=" + replacement
-                case Park(key):
-                    how, argument = "P", key
-                case Dead(reason):
-                    how, argument = "X", reason
-        words += ("x", "" if receipt is None else receipt.tag, how, argument, blob)
-        if store is None:
-            words += ("", "", "", "0")
-        else:
-            words += (prefix + store.id, _expiry(store), store.document, "1" if store.guard else "0")
-        publish = () if broken else completion.publish
-        words.append(len(publish))
-        for envelope in publish:
-            if envelope.not_before is None:
-                words += (layout.target(envelope), "", "", envelope.blob)
-            else:
-                words += (
-                    layout.base(envelope.queue), layout.entry(envelope), repr(envelope.not_before), envelope.blob
-                )  # fmt: skip
-
-    def _settle_one_by_one(
-        self, hot: AsyncConnection, words: list[Any], finished: Sequence[Completion]
-    ) -> tuple[list[int] | None, dict[int, str]]:
-        """As `_settle`, when something in a completion can't be sent: that one becomes a dead letter by itself."""
-        prefix = self._result_prefix()
-        broken: dict[int, str] = {}
-        for index, completion in enumerate(finished):
-            part: list[Any] = []
-            if completion.receipt is not None:
-                part += ("q", completion.receipt.queue)
-            try:
-                self._append(part, completion, prefix)
-                hot.pack(tuple(part))
-            except (UnicodeEncodeError, TypeError) as error:
-                broken[index] = f"it can't be sent to the server: {error}"
-                part = ["q", completion.receipt.queue] if completion.receipt is not None else []
-                self._append(part, completion, prefix, broken[index])
-            words += part
-        return None, broken
+        guarded = [c.store.id for c in finished if c.store is not None and c.store.guard]
+        own = self.control.server.db
+        try:
+            documents = await self.control.link.run(
+                scripts.PEEK, (), "" if site.db == own else site.db, own, *[prefix + name for name in guarded]
+            )
+        except UnicodeEncodeError:  # the completion that has it fails alone, later
+            return finished
+        held = {name for name, each in zip(guarded, documents, strict=True) if each and site.is_success(each)}
+        if not held:
+            return finished
+        return [
+            msgspec.structs.replace(c, store=None) if c.store and c.store.guard and c.store.id in held else c
+            for c in finished
+        ]
 
     def _result_prefix(self) -> str:
         site = self.control.stores_at
@@ -293,8 +206,10 @@ class RedisConsumer:
     async def wait(self) -> None:
         """See ports.Consumer. At once when the last cycle left something, or claimed nothing at all."""
         hot = self._hot
-        if hot is None or hot.broken:
-            raise OperationalError(f"{self.control.describe()}: the connection is gone")
+        if hot is None:
+            raise OperationalError(f"{self.control.describe()}: the consumer is closed")
+        if hot.broken:
+            raise hot.error()
         if self._bell.is_set():
             return
         longest = LONGEST_WAIT if self._tracking else POLL
@@ -304,7 +219,7 @@ class RedisConsumer:
             async with asyncio.timeout(longest):
                 await self._bell.wait()
         if hot.broken:
-            raise OperationalError(f"{self.control.describe()}: the connection is gone")
+            raise hot.error()
 
     def _pushed(self, push: list[Any]) -> None:
         if push[0] == b"invalidate":
@@ -374,40 +289,6 @@ class RedisConsumer:
         if hot is not None:
             hot.close()
         self._ring()
-
-
-class _Plan:
-    """The unchanging words of a cycle for one order of the queues."""
-
-    def __init__(self, consumer: RedisConsumer, queues: Sequence[str]) -> None:
-        self._control = consumer.control
-        layout = consumer.control.layout
-        self.queues = queues
-        lists = [layout.ready(queue, step) for step in layout.steps for queue in queues]
-        self.sources = [(queue, f".{step}") for step in layout.steps for queue in queues]
-        self.keys = [
-            *lists, *(f"{layout.base(queue)}due" for queue in queues), f"{layout.private}cancelled:version"
-        ]  # fmt: skip
-        self.before = (
-            "EVALSHA", scripts.CYCLE.digest, len(self.keys), *self.keys,
-            layout.prefix, layout.separator, consumer.epoch, consumer.lease,
-        )  # fmt: skip
-        self._ending = (
-            layout.dead_limit, "0" if layout.strategy == "round_robin" else "1", len(queues), len(layout.steps),
-            *queues, *layout.steps,
-        )  # fmt: skip
-
-    @property
-    def after(self) -> Iterable[Any]:
-        """What stands between the tags and the parked keys."""
-        site = self._control.stores_at
-        own = self._control.server.db
-        return ("" if site is None or site.db == own else site.db, own, *self._ending)
-
-
-def _expiry(store: Store) -> str | int:
-    expires = store.expires
-    return "" if expires is None or expires <= 0 else max(1, int(expires))
 
 
 def _new_name() -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from celeriac.brokers.redis.layout import VERSION, Layout
+from celeriac.brokers.redis.layout import VERSION, Layout, too_new
 from celeriac.drivers.redis.aio import AsyncConnection, AsyncLink
 from celeriac.drivers.redis.protocol import Words, driver
 from celeriac.drivers.redis.site import Site, run_id_of
 from celeriac.drivers.redis.url import parse
-from celeriac.errors import CeleryError, EncodeError, LayoutTooNew
+from celeriac.errors import CeleryError, EncodeError
 
 
 class Control:
@@ -58,8 +58,5 @@ class Control:
         commands: list[Words] = [("SETNX", key, VERSION), ("GET", key), ("INFO", "server")]
         _, version, info = await connection.send(b"".join(map(connection.pack, commands)), len(commands))
         if isinstance(version, bytes) and version.isdigit() and int(version) > VERSION:
-            raise LayoutTooNew(
-                f"{self.describe()}: its data was written by a newer celeriac (layout {int(version)}, this one knows "
-                f"{VERSION}); upgrade this installation"
-            )
+            raise too_new(self.describe(), int(version))
         self.run_id = run_id_of(info)

@@ -13,7 +13,7 @@ from typing import Any
 
 from celeriac.drivers.redis.protocol import Words
 from celeriac.drivers.redis.url import flag
-from celeriac.errors import ImproperlyConfigured
+from celeriac.errors import ImproperlyConfigured, LayoutTooNew
 from celeriac.model.message import Envelope
 
 VERSION = 1
@@ -26,6 +26,8 @@ DEAD_LIMIT = 100_000
 """Dead letters kept for a queue before the oldest go."""
 LPUSH_VALUES = 500
 """Messages in one LPUSH: enough to be cheap, few enough not to hold the server up."""
+LPUSH_BYTES = 4 << 20
+"""Bytes in one LPUSH of several messages."""
 
 
 class Layout:
@@ -143,11 +145,23 @@ class Layout:
         commands: list[Words] = []
         for key, values in lists.items():
             for start in range(0, len(values), LPUSH_VALUES):
-                commands.append(("LPUSH", key, *values[start : start + LPUSH_VALUES]))
+                words: Words = ("LPUSH", key, *values[start : start + LPUSH_VALUES])
+                if weight(words) <= LPUSH_BYTES:
+                    commands.append(words)
+                else:
+                    commands += [("LPUSH", key, value) for value in words[2:]]
         schedule: list[Words] = []
         for start in range(1, len(later), 4 * LPUSH_VALUES):
             schedule.append((self.prefix, *later[start : start + 4 * LPUSH_VALUES]))
         return commands, schedule
+
+
+def too_new(where: str, version: int) -> LayoutTooNew:
+    """The error to raise for keys of a layout that is not known here."""
+    return LayoutTooNew(
+        f"{where}: its data was written by a newer celeriac (layout {version}, this one knows {VERSION}); "
+        "upgrade this installation"
+    )
 
 
 def weight(words: Words) -> int:

@@ -102,11 +102,15 @@ async def known_queues(link: AsyncLink, layout: Layout) -> list[str]:
     return sorted(name.decode() for name in await link.call("SMEMBERS", f"{layout.private}queues"))
 
 
-def claim_order(tag: str) -> tuple[str, int]:
-    """Sorts receipt tags by the order of their claims."""
-    name, _, rest = tag.rpartition("-")
-    number = rest.partition(".")[0]
-    return name, int(number) if number.isdecimal() else 0
+def claim_order(tag: str) -> tuple[str, int, int, str]:
+    """Sorts receipt tags by the order of their claims: `consumer-cycle-roundletter.step`."""
+    consumer, _, rest = tag.partition("-")
+    cycle, _, code = rest.partition("-")
+    code = code.partition(".")[0]
+    try:
+        return consumer, int(cycle), int(code[:-1]), code[-1]
+    except (ValueError, IndexError):  # not of our making
+        return tag, 0, 0, ""
 
 
 _Unacked = msgspec.json.Decoder(tuple[msgspec.Raw, str | None, str | None])

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from celeriac.brokers.redis import scripts
-from celeriac.brokers.redis.layout import Layout, weight
+from celeriac.brokers.redis.layout import Layout, too_new, weight
 from celeriac.drivers.redis.blocking import Connection, Connections
 from celeriac.drivers.redis.protocol import Words, driver, failure
 from celeriac.drivers.redis.url import parse
@@ -68,7 +68,9 @@ class RedisSender:
         if commands:
             connection.many(commands, deadline)
         for arguments in schedules:
-            connection.run(scripts.SCHEDULE, (), arguments, deadline)
+            known = connection.run(scripts.SCHEDULE, (), arguments, deadline)
+            if known < 0:
+                raise too_new(self.describe(), -known)
         connection.known |= queues
 
     def close(self) -> None:

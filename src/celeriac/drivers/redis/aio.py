@@ -107,7 +107,7 @@ class AsyncConnection(asyncio.Protocol):
                 commands = handshake(server)
                 replies = await connection.send(b"".join(map(connection.pack, commands)), len(commands))
             check_handshake(server, replies if len(commands) > 1 else [replies])
-        except (OSError, TimeoutError, CeleryError) as error:
+        except (OSError, TimeoutError) as error:
             if connection is not None:
                 connection.close()
             raise unreachable(server, error) from error
@@ -176,7 +176,7 @@ class AsyncConnection(asyncio.Protocol):
         """Send packed commands that get `want` replies in all; the future holds the reply, or their list if `want` > 1.
         Error replies are values. Raises OperationalError when the connection is broken."""
         if self._error is not None or self._transport is None:
-            raise self._again()
+            raise self.error()
         loop = self._loop
         future = loop.create_future()
         if patience is None:
@@ -193,7 +193,7 @@ class AsyncConnection(asyncio.Protocol):
     def tell(self, *commands: Words) -> None:
         """Send commands that have no reply of their own (SUBSCRIBE and its like). Raises OperationalError."""
         if self._error is not None or self._transport is None:
-            raise self._again()
+            raise self.error()
         self._transport.write(b"".join(map(self.pack, commands)))
 
     async def call(self, *words: str | bytes | int | float, patience: float | None = None) -> Any:
@@ -231,8 +231,8 @@ class AsyncConnection(asyncio.Protocol):
 
     # Watching over it
 
-    def _again(self) -> CeleryError:
-        """The error that broke it, in a new exception: one exception raised twice would grow its traceback."""
+    def error(self) -> CeleryError:
+        """What broke it, in a new exception: one exception raised twice would grow its traceback."""
         error = self._error
         if error is None:
             return OperationalError(f"{self.server.describe()}: not connected")
@@ -250,7 +250,7 @@ class AsyncConnection(asyncio.Protocol):
         asked, self._asked = self._asked, deque()
         for each in asked:
             if not each.future.done():
-                each.future.set_exception(self._again())
+                each.future.set_exception(self.error())
         if self._on_lost is not None:
             lost, self._on_lost = self._on_lost, None
             lost(error)

@@ -26,7 +26,7 @@ from celeriac.drivers.redis.protocol import (
 )
 from celeriac.drivers.redis.script import Script, unknown
 from celeriac.drivers.redis.url import Server
-from celeriac.errors import CeleryError, OperationalError
+from celeriac.errors import OperationalError
 
 _SLICE = 2.5
 """Longest socket timeout; a deadline further away is reached in slices, so that most calls need not set it anew."""
@@ -57,7 +57,7 @@ class Connection:
             self._timeout = link.gettimeout() or 0.0
             commands = handshake(server)
             check_handshake(server, self.ask(b"".join(map(self.pack, commands)), len(commands), limit))
-        except (OSError, CeleryError) as error:
+        except OSError as error:
             self.close()
             raise unreachable(server, error) from error
         except BaseException:
@@ -73,17 +73,26 @@ class Connection:
         return self._socket is None
 
     def idle(self) -> bool:
-        """Is it as quiet as it should be between two calls? No: the server closed it, or something came that no one
-        asked for. Costs one system call."""
-        link = self._socket
-        if link is None or self._reader.has_data():
-            return False
+        """Is it as it should be between two calls? No: the server closed it, or something came that no one asked for.
+        What came of channels is put into `pushes`. Costs one system call when nothing came."""
         try:
-            if self._poll is not None:
-                return not self._poll.poll(0)
-            return link.fileno() >= 1024 or not select.select([link], [], [], 0)[0]
-        except (OSError, ValueError):
+            while self._readable():
+                self._read(float("inf"))
+                while (reply := self._reader.gets()) is not MISSING:
+                    if type(reply) is not self._push:
+                        return False
+                    self.pushes.append(reply)
+        except (OSError, ValueError, self._garbage):
             return False
+        return self._socket is not None
+
+    def _readable(self) -> bool:
+        link = self._socket
+        if link is None:
+            return False
+        if self._poll is not None:
+            return bool(self._poll.poll(0))
+        return link.fileno() < 1024 and bool(select.select([link], [], [], 0)[0])
 
     def ask(self, data: bytes, want: int, deadline: float) -> list[Any]:
         """Send packed commands and return their `want` replies; error replies are values. Raises OperationalError when

@@ -93,16 +93,12 @@ def failure(server: Server, error: BaseException, what: str) -> CeleryError:
     if word == "ERR" and "invalid password" in text:
         word = "WRONGPASS"
     advice = _ADVICE.get(word)
-    if advice is None and (word == "NOSCRIPT" or "user_script" in text):
-        advice = "a script failed"
     return OperationalError(f"{server.describe()}: {what}: {f'{advice} ({text})' if advice else text}")
 
 
 def unreachable(server: Server, error: BaseException) -> CeleryError:
     """The error to raise when a connection can't be made or has broken. One line, no password."""
     where = server.describe()
-    if isinstance(error, CeleryError):
-        return error
     if isinstance(error, TimeoutError):
         return OperationalError(f"{where}: no connection within {server.connect_timeout:g} s; is the address right?")
     if isinstance(error, ssl.SSLCertVerificationError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -13,6 +14,8 @@ class Site(msgspec.Struct, frozen=True):
     run_id: str
     db: int
     prefix: str
+    is_success: Callable[[bytes], bool]
+    """Reads the state in a document that a script can't look into (a compressed one)."""
 
 
 def run_id_of(info: Any) -> str:

@@ -88,7 +88,8 @@ def parse(url: str, options: Mapping[str, Any] | None = None) -> Server:
     scheme = parts.scheme.lower()
     if scheme not in ("redis", "rediss", "valkey", "valkeys", "redis+socket", "unix", "socket"):
         raise ImproperlyConfigured(
-            f"{scheme or 'a URL without a scheme'} is no Redis URL: use redis://, rediss:// (TLS) or redis+socket:///path"
+            f"{scheme or 'a URL without a scheme'} is no Redis URL: "
+            "use redis://, rediss:// (TLS) or redis+socket:///path"
         )
     merged: dict[str, Any] = {**(options or {}), **dict(parse_qsl(parts.query, keep_blank_values=True))}
     on_socket = scheme in ("redis+socket", "unix", "socket")
@@ -120,7 +121,9 @@ def parse(url: str, options: Mapping[str, Any] | None = None) -> Server:
 def _plain(error: ValueError) -> str:
     """What the parser says, unless it quotes a part of the URL that may be secret."""
     text = str(error)
-    return "the port must be a number below 65536" if "ort" in text.lower() else "its form is not that of a URL"
+    hint = "special characters of a password must be percent-encoded"
+    fault = "the port must be a number below 65536" if "ort" in text.lower() else "its form is not that of a URL"
+    return f"{fault}; {hint}"
 
 
 def _database(value: object) -> int:
