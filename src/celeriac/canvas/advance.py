@@ -211,8 +211,26 @@ def _plan_chain(
         raise InvalidTaskError("a chain that is a member of a chord is not supported yet")
     # what is said of the chain as a whole (links, error links, its id) belongs to its last step
     of_whole = {k: v for k, v in options.items() if v is not None}
-    tasks[-1] = {**tasks[-1], "options": {**(tasks[-1].get("options") or {}), **of_whole}}
-    _plan(follow, origin, tasks[0], prefix, edge, index, [*rest, *reversed(tasks[1:])])
+    tasks[-1] = {**tasks[-1], "options": {**_mapping(tasks[-1].get("options"), "options"), **of_whole}}
+    tasks[1:] = [_named(task, origin, f"{edge} step {number}", index) for number, task in enumerate(tasks[1:], 1)]
+    inner = Follow()
+    _plan(inner, origin, tasks[0], prefix, edge, index, [*rest, *reversed(tasks[1:])])
+    follow.steps += inner.steps
+    child = inner.children[-1]
+    for task in tasks[1:]:
+        # the result of a chain is that of its last step, whose parents are the others
+        child = [[task["options"]["task_id"], child], None] if "task_id" in task["options"] else child
+    follow.children.append(child)
+
+
+def _named(signature: Signature, origin: _Origin, edge: str, index: int) -> Signature:
+    """A later step of a chain, with an id: it is known before the step is sent."""
+    options = _mapping(signature.get("options"), "options")
+    if signature.get("subtask_type") in ("chain", "group", "chord", "chunks") or isinstance(
+        options.get("task_id"), str
+    ):
+        return {**signature, "options": options}
+    return {**signature, "options": {**options, "task_id": origin.name(edge, index)}}
 
 
 def _plan_group(

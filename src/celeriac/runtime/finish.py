@@ -116,12 +116,13 @@ class Finish:
         priority = message.priority if self.settings.inherit_parent_priority else None
         return advance.after_success(message, value, now=time.time(), name=_namer(message), priority=priority)
 
-    def replayed(self, seq: int, message: TaskMessage, value: Any) -> Report:
+    def replayed(self, job: Job, value: Any) -> Report:
         """SUCCESS stands stored: only what follows from it. Raises what planning and packing raise."""
+        message = job.message
         publish: tuple[Envelope, ...] = ()
         if message.callbacks or message.chain or message.chord is not None:
             publish = self._envelopes(message, self._after(message, value))
-        return Report(seq, "SUCCESS", ACK, None, publish)
+        return Report(job.seq, "SUCCESS", ACK, None, (*publish, *(job.context.outbox or ())))
 
     # --- everything else
 
@@ -153,6 +154,7 @@ class Finish:
         trace = einfo.traceback if error.__traceback__ is not None else ""
         task = plan.task if plan is not None else None
         store, more = self._failure_documents(message, task, "FAILURE", error, trace or None, job)
+        job.context.outbox = None  # what was to go out with a success does not
         publish = self._error_links(job, error, trace or None)
         if plan is not None and task is not None:
             args, kwargs = message.args, message.kwargs
@@ -389,7 +391,7 @@ class Finish:
                     publish += self._envelopes(message, follow)
             except BaseException:
                 log.exception("Errback %r raised an exception", name)
-        return tuple(publish)
+        return (*publish, *(job.context.outbox or ()))
 
     def _call_error_link(
         self, plan: Plan, signature: Mapping[str, Any], job: Job, error: BaseException, trace: str | None

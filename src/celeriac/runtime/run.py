@@ -244,10 +244,17 @@ class Runner:
             ran: Ran = self._loop.run(self.acall(job, coroutine))
             return ran
         except BaseException as error:
+            self._drop_loop()
             return self._broken(job, error)
         finally:
             self.armed = 0
             self._drive = None
+
+    def _drop_loop(self) -> None:
+        """An exception went through the loop itself: nobody knows what it is still good for."""
+        loop, self._loop = self._loop, None
+        with contextlib.suppress(BaseException):
+            loop.close()
 
     def interrupt(self, seq: int, error: BaseException) -> bool:
         """Throw into call `seq` if it waits in this runner's event loop. False: it runs on the thread itself, so the
@@ -358,11 +365,17 @@ class Runner:
             found = record.read(document, self.settings.result_serializer)
         except CeleryError as error:
             return self._unreadable(seq, blob, error)
+        job = self._job(seq, message, self._plan(message.task) or Plan(_Unknown(message.task)))
         try:
-            return self._finish.replayed(seq, message, found.result)
+            report: Report = job.scope.run(self._replayed, job, found.result)
+            return report
         except Exception as error:
             log.exception("what follows from %s[%s] can't be sent", message.task, message.id)
             return Report(seq, "SUCCESS", Dead(f"what follows from it can't be sent: {describe(error)}"))
+
+    def _replayed(self, job: Job, value: Any) -> Report:
+        _set_current(job.context)
+        return self._finish.replayed(job, value)
 
     def _unreadable(self, seq: int, blob: bytes, error: CeleryError) -> Report:
         reason = f"{type(error).__name__}: {describe(error) if not error.args else error.args[0]}"
