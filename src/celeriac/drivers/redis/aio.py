@@ -256,7 +256,10 @@ class AsyncConnection(asyncio.Protocol):
             lost(error)
 
     def _watch(self) -> None:
-        due = max(self._asked[0].limit, self._heard + self._asked[0].patience) if self._asked else self._heard + SILENCE
+        due = self._heard + SILENCE
+        if self._asked:
+            first = self._asked[0]
+            due = min(max(first.limit, self._heard + first.patience), self._loop.time() + SILENCE)
         self._timer = self._loop.call_at(due, self._look)
 
     def _look(self) -> None:

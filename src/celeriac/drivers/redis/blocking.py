@@ -76,15 +76,16 @@ class Connection:
         """Is it as it should be between two calls? No: the server closed it, or something came that no one asked for.
         What came of channels is put into `pushes`. Costs one system call when nothing came."""
         try:
-            while self._readable():
-                self._read(float("inf"))
+            while True:
                 while (reply := self._reader.gets()) is not MISSING:
                     if type(reply) is not self._push:
                         return False
                     self.pushes.append(reply)
+                if not self._readable():
+                    return self._socket is not None
+                self._read(float("inf"))
         except (OSError, ValueError, self._garbage):
             return False
-        return self._socket is not None
 
     def _readable(self) -> bool:
         link = self._socket
