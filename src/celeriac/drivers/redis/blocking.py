@@ -79,12 +79,14 @@ class Connection:
             while True:
                 while (reply := self._reader.gets()) is not MISSING:
                     if type(reply) is not self._push:
+                        self.close()
                         return False
                     self.pushes.append(reply)
                 if not self._readable():
                     return self._socket is not None
                 self._read(float("inf"))
         except (OSError, ValueError, self._garbage):
+            self.close()
             return False
 
     def _readable(self) -> bool:
