@@ -861,11 +861,13 @@ def _same_source(task: Any, fun: Any) -> bool:
     """The module of the function was imported a second time."""
     known = _function_of(task)
     known = getattr(known, "__func__", known)
-    if known is fun:
-        return True
-    return (getattr(known, "__module__", None), getattr(known, "__qualname__", None)) == (
-        getattr(fun, "__module__", ""), getattr(fun, "__qualname__", ""),
-    )  # fmt: skip
+    return known is fun or _place(known) == _place(fun)
+
+
+def _place(fun: Any) -> tuple[Any, ...]:
+    code = getattr(fun, "__code__", None)
+    line = getattr(code, "co_firstlineno", id(fun))
+    return getattr(fun, "__module__", None), getattr(fun, "__qualname__", None), line
 
 
 Celery = Celeriac

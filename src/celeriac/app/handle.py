@@ -472,10 +472,10 @@ def _iterdeps(root: Any, intermediate: bool) -> Iterator[tuple[Any, Any]]:
     seen: set[Any] = set()
     while line:
         parent, node = line.popleft()
-        yield parent, node
         if node.id in seen:
             continue  # a retried task of Celery's names itself among its children
         seen.add(node.id)
+        yield parent, node
         if node.ready():
             line.extend((node, child) for child in node.children or ())
         elif not intermediate:

@@ -50,6 +50,8 @@ _thread = _PerThread()
 _apps: weakref.WeakSet[Any] = weakref.WeakSet()
 _default: Any = None
 _latest: Any = None
+_earlier: list[weakref.ref[Any]] = []
+"""Apps that were current before the latest one, to fall back on when that is closed."""
 _make_default: Callable[[], Any] | None = None
 _finalizers: dict[Callable[[Any], Any], None] = {}
 
@@ -73,8 +75,9 @@ def discard(app: Any) -> None:
         _apps.discard(app)
         if _default is app:
             _default = None
+        _earlier[:] = [ref for ref in _earlier if ref() is not None and ref() is not app]
         if _latest is app:
-            _latest = None
+            _latest = _earlier.pop()() if _earlier else None
     if _thread.app is app:
         _thread.app = None
 
@@ -89,7 +92,12 @@ def set_current(app: Any) -> None:
     """Make an app the current one of this thread, and of threads that never set one."""
     global _latest
     _thread.app = app
-    _latest = app
+    with _lock:
+        if _latest is not app:
+            _earlier[:] = [ref for ref in _earlier if ref() is not None and ref() is not app]
+            if _latest is not None:
+                _earlier.append(weakref.ref(_latest))
+            _latest = app
 
 
 def set_default(app: Any) -> None:

@@ -1,0 +1,162 @@
+"""Signatures of single tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import pickle
+from typing import Any
+
+import pytest
+
+from celeriac.app.app import Celeriac
+from celeriac.app.canvas import Signature, maybe_signature, signature
+from celeriac.wire import values
+from tests.app.conftest import Broker
+
+FORM = {"task": "add", "args": (1,), "kwargs": {"y": 2}, "options": {"queue": "q"}, "subtask_type": None}
+
+
+@pytest.fixture
+def add(app: Celeriac) -> Any:
+    """A task."""
+
+    @app.task(name="add")
+    def add(x: int, y: int = 0) -> int:
+        return x + y
+
+    return add
+
+
+def test_a_signature_is_a_dict(add: Any) -> None:
+    """Of the form that stands on the wire."""
+    sig = add.s(1, y=2)
+    assert dict(sig) == {
+        "task": "add", "args": (1,), "kwargs": {"y": 2}, "options": {}, "subtask_type": None, "immutable": False,
+    }  # fmt: skip
+    assert json.loads(values.dumps(sig))["args"] == [1]
+    assert (sig.task, sig.name, sig.args, sig.kwargs, sig.immutable, sig.id) == ("add", "add", (1,), {"y": 2}, False, None)
+    assert sig.type is add
+    assert repr(sig) == "add(1, y=2)"
+    assert add.si(1).immutable
+    assert add.signature((1,), countdown=5).options == {"countdown": 5}
+    assert Signature("add", (1,), {"y": 2}, {"a": 1}, b=2).options == {"a": 1, "b": 2}
+
+
+def test_merging(add: Any) -> None:
+    """New arguments come first, keyword arguments and options override; an immutable one takes options only."""
+    sig = add.s(2, y=3).set(queue="q", group_id="g", stamped_headers=["s"], s="old")
+    copy_ = sig.clone((1,), {"y": 4}, queue="r", priority=None, group_id="other", s="new")
+    assert (copy_.args, copy_.kwargs) == ((1, 2), {"y": 4})
+    assert copy_.options == {"queue": "r", "group_id": "g", "stamped_headers": ["s"], "s": "old"}
+    assert sig.args == (2,)
+    fixed = add.si(2).clone((1,), {"y": 4}, queue="r")
+    assert (fixed.args, fixed.kwargs, fixed.options) == ((2,), {}, {"queue": "r"})
+    assert sig.replace(args=(9,)).args == (9,)
+
+
+def test_calling(add: Any, broker: Broker) -> None:
+    """Sent, run here, called as a function."""
+    result = add.s(y=2).apply_async((1,), {"y": 5}, queue="q")
+    message = broker.last("q")
+    assert (message.id, message.args, message.kwargs) == (result.id, [1], {"y": 5})
+    add.s(2).delay(1)
+    assert broker.last().args == [1, 2]
+    assert add.s(2)(1) == 3
+    assert add.s(2).apply((1,)).get() == 3
+    asyncio.run(add.s(3).adelay())
+    assert broker.last().args == [3]
+
+
+def test_a_task_that_is_not_known_here(app: Celeriac, broker: Broker) -> None:
+    """Sent by its name."""
+    sig = app.signature("far.away", (1,), queue="q")
+    assert sig.app is app
+    sig.apply_async(route_name="x")
+    assert broker.last("q").task == "far.away"
+
+
+def test_links(add: Any, broker: Broker) -> None:
+    """One, several, chained calls, those of links."""
+    sig, other = add.s(1), add.s(2)
+    assert sig.link(other) is other
+    sig.link(other)
+    assert sig.on_error(add.s(3)) is sig
+    assert sig.options["link"] == [other]
+    other.link(add.s(4))
+    assert [one.args for one in sig.flatten_links()] == [(1,), (2,), (4,)]
+    sig.delay()
+    message = broker.last()
+    assert (message.callbacks or [])[0]["options"]["link"][0]["args"] == [4]
+    assert (message.errbacks or [])[0]["args"] == [3]
+    single = Signature("add", options={"link": dict(other)})
+    single.link(add.s(9))
+    assert len(single.options["link"]) == 2
+
+
+def test_freezing(add: Any, broker: Broker) -> None:
+    """The id is known before it is sent."""
+    sig = add.s(1)
+    result = sig.freeze()
+    assert sig.id == result.id
+    assert sig.freeze("other").id == result.id
+    assert sig.delay().id == result.id
+    assert broker.last().reply_to == sig.options["reply_to"]
+
+
+def test_stamps(add: Any, broker: Broker) -> None:
+    """On the signature and its links, by keyword or by a visitor; options of the call can't override them."""
+
+    class Visitor:
+        def on_signature(self, sig: Any, **headers: Any) -> dict[str, Any]:
+            return {"visited": sig.task, "stamped_headers": ["visited"]}
+
+    sig = add.s(1).set(link=add.s(2))
+    sig.stamp(color="red")
+    sig.stamp(Visitor())
+    sig.stamp(color="blue", append_stamps=True)
+    sig.apply_async(color="green")
+    message = broker.last()
+    assert message.stamps == {"color": ["blue", "red"], "visited": "add"}
+    assert message.stamped_headers == ["color", "visited"]
+    assert (message.callbacks or [])[0]["options"]["visited"] == "add"
+
+
+def test_from_a_dict(app: Celeriac, add: Any) -> None:
+    """`signature` and `maybe_signature` take what came over the wire."""
+    sig = maybe_signature(FORM, app)
+    assert sig.type is add
+    assert maybe_signature(sig, app) is sig
+    assert maybe_signature(sig, app, clone=True) is not sig
+    assert maybe_signature(None) is None
+    assert signature(sig) == sig
+    assert signature(add, (1,)).task == "add"
+    for kind in ("chain", "group", "chord"):
+        with pytest.raises(NotImplementedError, match="not part of this version"):
+            signature({**FORM, "subtask_type": kind})
+
+
+def test_copies(add: Any) -> None:
+    """Deep, shallow, pickled."""
+    sig = add.s([1]).set(link=[add.s(2)])
+    for other in (copy.deepcopy(sig), copy.copy(sig), pickle.loads(pickle.dumps(sig))):
+        assert other == sig
+        assert isinstance(other, Signature)
+    deep = copy.deepcopy(sig)
+    deep.args[0].append(2)
+    assert sig.args == ([1],)
+
+
+def test_what_is_not_there_says_so(add: Any) -> None:
+    """Chains, groups, chords and what makes them."""
+    calls: list[Any] = [
+        lambda: add.s(1) | add.s(2),
+        lambda: add.map([1]),
+        lambda: add.starmap([(1,)]),
+        lambda: add.chunks([(1,)], 1),
+        lambda: add.add_to_chord(add.s(1)),
+    ]
+    for call in calls:
+        with pytest.raises(NotImplementedError, match="not part of this version"):
+            call()

@@ -1,0 +1,183 @@
+"""From a URL to an adapter."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celeriac.app import wiring
+from celeriac.app.app import Celeriac
+from celeriac.errors import ImproperlyConfigured
+from tests.app.conftest import Broker
+
+
+def make(**settings: Any) -> Celeriac:
+    """An app that is nobody's current one."""
+    return Celeriac("x", set_as_current=False, **settings)
+
+
+def test_without_any_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages and results lie in one SQLite file in the project."""
+    (tmp_path / "pyproject.toml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    app = make()
+    assert (app.wiring.broker_url, app.wiring.backend_url) == ("sqlite://", "sqlite://")
+    result = app.send_task("t", (1,))
+    assert (tmp_path / ".celeriac" / "celeriac.db").exists()
+    assert result.state == "PENDING"
+    assert app.broker().describe() == str(tmp_path / ".celeriac" / "celeriac.db")
+    app.close()
+
+
+def test_a_named_broker_keeps_no_results() -> None:
+    """As with Celery; nor does the profile of Celery's defaults."""
+    assert make(broker="memory://").wiring.backend_url is None
+    assert make(broker="redis://h", backend="disabled://").wiring.backend_url is None
+    assert make(profile="celery").wiring.backend_url is None
+    assert make(backend="memory://b").wiring.broker_url == "sqlite://"
+
+
+def test_the_environment_beats_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four variables, as Celery has them."""
+    monkeypatch.setenv("CELERY_BROKER_URL", "memory://env")
+    monkeypatch.setenv("CELERY_RESULT_BACKEND", "memory://env")
+    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", "memory://write")
+    app = make(broker="redis://h", backend="redis://h")
+    assert (app.wiring.broker_read_url, app.wiring.broker_url) == ("memory://env", "memory://write")
+    assert app.wiring.backend_url == "memory://env"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"broker": "amqp://h"}, "broker_url: RabbitMQ .* is not supported in this version; use redis://"),
+        ({"broker": "nonsense://h"}, "broker_url: the scheme 'nonsense' is unknown"),
+        ({"broker": "memory://", "backend": "rpc://"}, "result_backend: the RPC backend"),
+        ({"broker": "memory://", "backend": "db+postgresql://h"}, "result_backend: SQLAlchemy"),
+        ({"broker": "memory://", "backend": "my.module.Backend"}, "names a class of Celery's"),
+        ({"broker": "redis://h:notaport"}, "port"),
+    ],
+)
+def test_what_can_not_be_wired_is_told_in_one_line(settings: dict[str, Any], words: str) -> None:
+    """With what to use instead."""
+    app = make(**settings)
+
+    def use() -> None:
+        app.send_task("t")
+        _ = app.AsyncResult("a").state
+
+    with pytest.raises(ImproperlyConfigured, match=words) as caught:
+        use()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_driver_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the command that installs it."""
+    import sys
+
+    monkeypatch.setitem(sys.modules, "hiredis", None)
+    for name in [name for name in sys.modules if name.startswith("celeriac.drivers.redis")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ImproperlyConfigured, match=r"celeriac\[redis\]"):
+        make(broker="redis://localhost").send_task("t")
+
+
+def test_options_of_the_transport() -> None:
+    """Settings beside the options, with the options' own word first."""
+    app = make(
+        broker="redis://h", broker_transport_options={"visibility_timeout": 5, "socket_connect_timeout": 9},
+        broker_connection_timeout=3, broker_use_ssl={"ssl_cert_reqs": "none"}, redis_password="pw", redis_socket_timeout=7,
+        result_backend_transport_options={"global_keyprefix": "p_"},
+    )  # fmt: skip
+    options = app.wiring.broker_options()
+    assert options["visibility_timeout"] == 5
+    assert options["socket_connect_timeout"] == 9
+    assert options["ssl"] == {"ssl_cert_reqs": "none"}
+    assert options["queue_bindings"] == {"celery": [("celery", "celery", "")]}
+    assert options["celery_peers"] is True
+    assert app.wiring.backend_options() == {"global_keyprefix": "p_", "password": "pw", "socket_timeout": 7}
+
+
+def test_several_urls(caplog: pytest.LogCaptureFixture) -> None:
+    """The first is used, and one warning says that there is no failover."""
+    wiring._told.clear()
+    app = make(broker="memory://one;memory://two")
+    assert app.wiring.broker_url == "memory://one"
+    assert make(broker=["memory://three", "memory://two"]).wiring.broker_url == "memory://three"
+    assert len(caplog.records) == 1
+    assert "failover" in caplog.text
+
+
+def test_redis_by_parts() -> None:
+    """`result_backend = "redis"` with redis_host and its neighbours."""
+    app = make(broker="memory://", backend="redis", redis_host="h", redis_port=1234, redis_db=5)
+    assert app.wiring.backend_url == "redis://h:1234/5"
+
+
+def test_changed_urls_are_taken_up(app: Celeriac, broker: Broker) -> None:
+    """The next call goes to the new broker."""
+    task = app.task(name="t")(lambda: None)
+    task.delay()
+    other = Broker("changed-url-of-test")
+    app.conf.broker_url = other.url
+    task.delay()
+    assert (len(broker.blobs()), len(other.blobs())) == (1, 1)
+
+
+def test_adapters_of_a_loop_are_closed_with_it(app: Celeriac, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for each loop, shared by its coroutines; no loop leaves one open."""
+    closed: list[Any] = []
+    made: list[Any] = []
+    task = app.task(name="t")(lambda: None)
+    original = app.wiring._make
+
+    def make(kind: str, url: str) -> Any:
+        adapter = original(kind, url)
+        made.append(adapter)
+        close = adapter.close
+
+        async def note() -> None:
+            closed.append(adapter)
+            await close()
+
+        if kind == "Broker":
+            adapter.close = note
+        return adapter
+
+    monkeypatch.setattr(app.wiring, "_make", make)
+
+    async def send() -> None:
+        await asyncio.gather(*(task.adelay() for _ in range(10)))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asyncio.run(send())
+        asyncio.run(send())
+        gc.collect()
+    assert len(made) == 2
+    assert closed == made
+
+
+def test_closing_in_a_loop(app: Celeriac) -> None:
+    """`aclose` closes what is open; the app can be used again."""
+    task = app.task(name="t")(lambda: None)
+
+    async def run() -> None:
+        await task.adelay()
+        await app.wiring.aclose()
+        await task.adelay()
+        await app.aclose()
+
+    asyncio.run(run())
+
+
+def test_memory_servers_go_by_name() -> None:
+    """The same name, the same server."""
+    assert wiring.memory_server("n") is wiring.memory_server("n")
+    assert wiring.memory_server("n") is not wiring.memory_server("m")
+    assert make(broker="memory://n?x=1").wiring.sender.server is wiring.memory_server("n")  # type: ignore[attr-defined]
