@@ -1,4 +1,4 @@
-"""The protocols by which the wings meet. Small enough for a stranger to implement; `testing/` holds their contract suites."""
+"""The protocols by which the wings meet. Small enough for a stranger to implement; `testing/` has contract suites."""
 
 from __future__ import annotations
 

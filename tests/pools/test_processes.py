@@ -170,7 +170,7 @@ def test_hard_limit_that_can_not_be_cancelled_spares_neighbours() -> None:
 
 
 def test_neighbours_of_a_killer_are_suspects_and_run_alone() -> None:
-    """In a child of many seats all that ran are told as lost; run alone, each ends, and only the killer is lost again."""
+    """In a child of many seats all that ran are told as lost; run alone, only the killer is lost again."""
 
     async def main() -> None:
         async with running("threads", 1, 8) as told:

@@ -79,6 +79,7 @@ def test_unknown_tasks_go_round_with_growing_delay_and_end(patience: float, star
         assert delay >= last - 1e-3 or delay >= 60 - 1e-3
         assert decision.until <= start + patience + 1e-3
         assert decision.headers is not None
-        first, tries = decision.headers[UNKNOWN_HEADER]  # type: ignore[misc]
-        unknown, last, now = (first, tries), delay, decision.until
+        value = decision.headers[UNKNOWN_HEADER]
+        assert isinstance(value, list)
+        unknown, last, now = (float(value[0]), int(value[1])), delay, decision.until
     raise AssertionError("an unknown message went round for ever")

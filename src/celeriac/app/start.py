@@ -8,7 +8,7 @@ import platform
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from celeriac import telemetry
@@ -25,8 +25,10 @@ class WorkedApp(Protocol):
 
     main: Any
     conf: Any
-    broker: Callable[[], Broker]
-    make_backend: Callable[[], ResultBackend | None]
+
+    def broker(self) -> Broker: ...
+
+    def make_backend(self) -> ResultBackend | None: ...
 
     def queue_names(self) -> Iterable[str]: ...
 
@@ -86,7 +88,9 @@ def worker_config(app: WorkedApp, options: WorkerOptions) -> WorkerConfig:
             "logfile": options.logfile,
             "color": options.color,
             "pool": pool,
-            "time_limit": options.time_limit, "soft_time_limit": options.soft_time_limit, "events": events,
+            "time_limit": options.time_limit,
+            "soft_time_limit": options.soft_time_limit,
+            "events": events,
         },
         pool=pool,
         concurrency=options.concurrency or _concurrency(conf.worker_concurrency, pool),

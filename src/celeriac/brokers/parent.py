@@ -1,4 +1,4 @@
-"""Broker and result backend as a pool child sees them: everything goes through the worker's parent, on the side pair."""
+"""Broker and result backend as a pool child sees them: everything goes through the worker's parent."""
 
 from __future__ import annotations
 

@@ -18,10 +18,10 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
     id: str
     """The task id."""
     publish_id: str
-    """Names this act of publishing; a broker that can drops a second one of the same name. Also kombu's delivery_tag."""
+    """Names this act of publishing; a broker that can drops a second one of that name. Also kombu's delivery_tag."""
     queue: str
     blob: bytes
-    """The whole message: kombu's JSON envelope `{"body", "content-encoding", "content-type", "headers", "properties"}`."""
+    """The whole message: kombu's JSON envelope (body, content-encoding, content-type, headers, properties)."""
     priority: int = 0
     """Celery's number, uninterpreted: the broker's adapter says what it means."""
     not_before: float | None = None

@@ -63,8 +63,8 @@ class Ask(IntEnum):
     FETCH = 2
     """list of ids -> map id -> document."""
     WATCH = 3
-    """`[ids, timeout]` -> map id -> document of those that are ready (SUCCESS, FAILURE, REVOKED), as soon as there is one;
-    empty when the time has passed."""
+    """`[ids, timeout]` -> map id -> document of those that are ready (SUCCESS, FAILURE, REVOKED), as soon as there is
+    one; empty when the time has passed."""
     STORE = 4
     """list of Store -> nil."""
     FORGET = 5

@@ -62,7 +62,8 @@ class Slots:
     def last_started(self) -> int:
         """Parent: the highest seq that any seat has started."""
         data = self._map[self._base + _HEAD : self._base + block_size(self.seats)]
-        return max(seq for seq, _ in _SEAT.iter_unpack(data))
+        seqs: list[int] = [seq for seq, _ in _SEAT.iter_unpack(data)]
+        return max(seqs)
 
     def recall(self, first: int, last: int) -> None:
         """Parent: calls first..last are not to be started. Written so that a half-written range recalls nothing."""

@@ -416,7 +416,7 @@ class _UnknownOnly(msgspec.Struct):
 def _unknown(blob: bytes) -> tuple[float, int]:
     """Read UNKNOWN_HEADER; what is not as we write it counts as not there."""
     try:
-        value = msgspec.json.decode(blob, type=_UnknownOnly).headers.get(UNKNOWN_HEADER)
+        value = msgspec.json.decode(blob, type=_UnknownOnly).headers[UNKNOWN_HEADER]
         return float(value[0]), int(value[1])
     except (msgspec.DecodeError, TypeError, ValueError, IndexError, KeyError, RecursionError):
         return 0.0, 0
