@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from celeriac.runtime.context import Context
+from celeriac.runtime.context import Context, Sent
 from celeriac.wire.task import TaskMessage
 
 FIELDS = """
@@ -23,7 +23,7 @@ def message(**fields: Any) -> TaskMessage:
 
 def test_every_field_of_celerys_request_is_there() -> None:
     """With a message and without one."""
-    for context in (Context(), Context.of(message(), None, "w"), Context(message())):
+    for context in (Context(), Sent(message(), None, "w"), Context(message())):
         for name in FIELDS.split():
             getattr(context, name)
 
@@ -38,7 +38,7 @@ def test_defaults_without_a_message() -> None:
 
 def test_fields_of_a_message() -> None:
     """They are read from it when asked."""
-    context = Context.of(
+    context = Sent(
         message(retries=2, timelimit=(5, 3), exchange="e", routing_key="r", priority=4, redelivered=True), None, "w@h"
     )
     assert (context.id, context.task, context.retries, context.hostname) == ("i", "t", 2, "w@h")
@@ -51,7 +51,7 @@ def test_fields_of_a_message() -> None:
 def test_any_field_can_be_set() -> None:
     """What is set wins over the message; the message stays."""
     source = message(retries=2)
-    context = Context.of(source, None, "w")
+    context = Sent(source, None, "w")
     context.retries = 7
     setattr(context, "mine", "x")  # noqa: B010
     context.update(id="j", timelimit=(1, 2))
@@ -63,7 +63,7 @@ def test_any_field_can_be_set() -> None:
 
 def test_headers_and_unknown_parts_are_fields_too() -> None:
     """As in Celery, custom headers and unknown embedded fields can be read from the request itself."""
-    context = Context.of(message(headers={"tenant": "a"}, embed_extra={"odd": 1}), None, "w")
+    context = Sent(message(headers={"tenant": "a"}, embed_extra={"odd": 1}), None, "w")
     assert (context.tenant, context.odd, context.get("tenant"), context.get("none", 3)) == ("a", 1, "a", 3)
     with pytest.raises(AttributeError, match="nothing"):
         _ = context.nothing
@@ -83,7 +83,7 @@ def test_ignore_result(given: bool | None, task: bool, expected: bool) -> None:
     class Task:
         ignore_result = task
 
-    assert Context.of(message(ignore_result=given), Task(), "w").ignore_result is expected
+    assert Sent(message(ignore_result=given), Task(), "w").ignore_result is expected
 
 
 def test_options_that_send_it_again() -> None:
@@ -92,7 +92,7 @@ def test_options_that_send_it_again() -> None:
         callbacks=["c"], errbacks=["e"], chain=["n"], group="g", group_index=1, root_id="r", parent_id="p",
         timelimit=(5, 3), headers={"a": 1, "x-death": []}, stamps={"k": 1}, stamped_headers=["k"], shadow="s",
     )  # fmt: skip
-    options = Context.of(source, None, "w").as_execution_options()
+    options = Sent(source, None, "w").as_execution_options()
     assert options == {
         "task_id": "i", "root_id": "r", "parent_id": "p", "group_id": "g", "group_index": 1, "shadow": "s",
         "chord": None, "chain": ["n"], "link": ["c"], "link_error": ["e"], "expires": None, "soft_time_limit": 3,

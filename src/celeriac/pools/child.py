@@ -74,6 +74,7 @@ def live(program: Program, birth: Birth) -> int:
         after = program.catalogue()
         if {task.name for task in after.tasks} != before:
             work.sendall(frame(Up.CATALOGUE, msgspec.msgpack.encode(after)))
+        runner.begin()
         gc.freeze()
         work.sendall(ready_frame())
         _serve(birth.kind, work, slots, runner)

@@ -77,6 +77,10 @@ class Runner(Protocol):
 
     def twin(self) -> Runner: ...
 
+    def begin(self) -> None:
+        """This process runs tasks from now on; logging is set up."""
+        ...
+
     def flush_lines(self) -> None:
         """Write log lines that were kept back."""
         ...

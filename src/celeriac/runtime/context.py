@@ -95,7 +95,7 @@ class Context:
     _children: list[Any] | None = None
 
     def __init__(self, source: Any = None, /, **fields: Any) -> None:
-        """`source`: a TaskMessage, a mapping of fields, or pairs."""
+        """`source`: a TaskMessage, a mapping of fields, or pairs of them."""
         if isinstance(source, TaskMessage):
             self._message = source
             self.called_directly = False
@@ -104,14 +104,10 @@ class Context:
         if fields:
             self.update(fields)
 
-    @classmethod
-    def of(cls, message: TaskMessage, instance: Any, hostname: str | None) -> Context:
+    @staticmethod
+    def of(message: TaskMessage, instance: Any, hostname: str | None) -> Context:
         """The request of a message that a worker runs."""
-        context = _new(cls)
-        context.__dict__ = {
-            "_message": message, "instance": instance, "hostname": hostname, "called_directly": False,
-        }  # fmt: skip
-        return context
+        return Sent(message, instance, hostname)
 
     @_Derived
     def ignore_result(self) -> bool:
@@ -220,7 +216,17 @@ class Context:
         return f"<Context: {self.task}[{self.id}] retries={self.retries}>"
 
 
-_new = object.__new__
+class Sent(Context):
+    """The request of a message that a worker runs."""
+
+    called_directly: bool = False
+
+    def __init__(self, message: TaskMessage, instance: Any, hostname: str | None) -> None:
+        # one is made for every run: three stores, and nothing is called
+        self._message = message
+        self.instance = instance
+        self.hostname = hostname
+
 
 current: ContextVar[Context | None] = ContextVar("celeriac.current", default=None)
 """The request of the task that runs here now: in this thread, coroutine or greenlet."""

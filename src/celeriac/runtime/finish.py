@@ -38,6 +38,8 @@ from celeriac.wire.task import TaskMessage, follow_up_id
 
 Ran = Report | tuple[bytes | None, float]
 """How a run ended. The pair `(document or None, seconds)` is the plain case: SUCCESS, acknowledge, nothing to send."""
+FRESH_SECONDS = 1e-4
+"""Tasks that end within so many seconds may share a date."""
 PLAIN = frozenset({type(None), bool, int, float, str, list, dict, tuple, bytes})
 
 
@@ -52,6 +54,8 @@ class Finish:
         self._json = settings.result_serializer == "json" and settings.result_compression is None
         self._second = -1
         self._prefix = ""
+        self._date = ""
+        self._fresh_until = 0.0
         self.late: list[Coroutine[Any, Any, Any]] = []
         """Coroutines that handlers and error links gave back; whoever called awaits them."""
 
@@ -468,12 +472,16 @@ class Finish:
         if zone is not None:
             return datetime.now(zone).isoformat()
         now = time.time()
+        if now < self._fresh_until and now > self._fresh_until - FRESH_SECONDS:
+            return self._date
         second = int(now)
         if second != self._second:
             self._prefix = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
             self._second = second
         micro = int((now - second) * 1e6)
-        return f"{self._prefix}.{micro:06d}+00:00" if micro else f"{self._prefix}+00:00"
+        self._fresh_until = now + FRESH_SECONDS
+        self._date = f"{self._prefix}.{micro:06d}+00:00" if micro else f"{self._prefix}+00:00"
+        return self._date
 
 
 def _as_lost(error: BaseException) -> WorkerLostError:

@@ -17,7 +17,7 @@ from celeriac.canvas import advance
 from celeriac.errors import CeleryError
 from celeriac.model.message import RETURN, Dead, Store
 from celeriac.model.outcome import Report
-from celeriac.runtime.context import Context, current
+from celeriac.runtime.context import Sent, current
 from celeriac.runtime.einfo import ExceptionInfo, describe
 from celeriac.runtime.finish import PLAIN, Finish, Ran
 from celeriac.runtime.job import Job, Pack, Plan, RunnableTask, RunSettings
@@ -32,7 +32,6 @@ __all__ = ["Pack", "Ran", "RunSettings", "RunnableTask", "Runner"]
 SLOW = 0.001
 _prerun, _postrun, _success = telemetry.task_prerun, telemetry.task_postrun, telemetry.task_success
 _set_current = current.set
-_request = Context.of
 
 
 class Runner:
@@ -75,6 +74,10 @@ class Runner:
         other.before_slow = self.before_slow
         return other
 
+    def begin(self) -> None:
+        """This process runs tasks from now on; logging is set up."""
+        self.lines.detect()
+
     def flush_lines(self) -> None:
         """Write log lines that were kept back."""
         self.lines.flush()
@@ -109,7 +112,7 @@ class Runner:
             return self.call(self._job(seq, message, plan))
         if plan.pace > SLOW:
             self.before_slow()
-        context = _request(message, plan.task, self._hostname)
+        context = Sent(message, plan.task, self._hostname)
         scope = copy_context()
         scope.run(_set_current, context)
         started = perf_counter()
@@ -387,7 +390,7 @@ class Runner:
     # --- parts
 
     def _job(self, seq: int, message: TaskMessage, plan: Plan) -> Job:
-        return Job(seq, message, plan, _request(message, plan.task, self._hostname), copy_context())
+        return Job(seq, message, plan, Sent(message, plan.task, self._hostname), copy_context())
 
     def _plan(self, name: str) -> Plan | None:
         plan = self._plans.get(name)
