@@ -187,7 +187,7 @@ def _seconds(value: Any) -> float | None:
 
 
 def _banner(app: WorkedApp, config: WorkerConfig) -> str:
-    from celeriac import __version__
+    from celeriac.model.version import __version__
 
     backend = config.make_backend()
     rows = [

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from celeriac import __version__
 from celeriac.errors import OperationalError
+from celeriac.model.version import __version__
 from celeriac.ports import Bus
 from celeriac.wire import notice
 from celeriac.wire.task import Head
