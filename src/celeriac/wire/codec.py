@@ -127,14 +127,14 @@ def decode(
     except RecursionError:
         raise DecodeError(f"content of type {content_type} is nested too deeply") from None
     except Exception as exc:
-        raise DecodeError(f"can't read content of type {content_type}: {exc or exc!r}") from exc
+        raise DecodeError(f"can't read content of type {content_type[:100]}: {str(exc)[:300] or exc!r}") from exc
 
 
 def _describe(content_type: str) -> str:
     for name, entry in _serializers.items():
         if entry.content_type == content_type:
             return f"{name} ({content_type})"
-    return content_type
+    return content_type[:100]
 
 
 def _encode_raw(value: Any) -> tuple[str, str, bytes]:
@@ -282,7 +282,7 @@ def decompress(data: bytes, header_value: str, limit: int = LIMIT) -> bytes:
     method = _METHODS.get(header_value, header_value)
     reader = _READERS.get(method)
     if reader is None:
-        raise DecodeError(f"unknown compression {header_value!r}")
+        raise DecodeError(f"unknown compression {header_value[:100]!r}")
     try:
         plain = reader(data, limit)
     except DecodeError:
@@ -352,18 +352,30 @@ def _brotli() -> Any:
 
 def _read_brotli(data: bytes, limit: int) -> bytes:
     unpacker = _brotli().Decompressor()
+    if not hasattr(unpacker, "can_accept_more_data"):  # before 1.2 what one step gives has no limit
+        return _read_pieces(unpacker.process, data, limit, 8, unpacker.is_finished)
+    parts: list[bytes] = [unpacker.process(data, output_buffer_limit=limit + 1)]
+    size = len(parts[0])
+    while size <= limit and not unpacker.is_finished():
+        if unpacker.can_accept_more_data():
+            raise DecodeError("brotli data ends too early")
+        parts.append(unpacker.process(b"", output_buffer_limit=limit + 1 - size))
+        size += len(parts[-1])
+    return b"".join(parts)
+
+
+def _read_pieces(
+    step: Callable[[bytes], bytes], data: bytes, limit: int, length: int, finished: Callable[[], bool]
+) -> bytes:
+    """Unpack in pieces so small that one of them can't unfold to too much."""
     parts: list[bytes] = []
     size = 0
-    # In small steps, because old versions can't limit what one step gives.
-    for start in range(0, len(data), 64):
-        part: bytes = unpacker.process(data[start : start + 64])
-        parts.append(part)
-        size += len(part)
-        if size > limit:
-            break
-    if size <= limit and not unpacker.is_finished():
-        raise DecodeError("brotli data ends too early")
-    return b"".join(parts)
+    for start in range(0, len(data), length):
+        parts.append(step(data[start : start + length]))
+        size += len(parts[-1])
+        if size > limit or finished():
+            return b"".join(parts)
+    raise DecodeError("compressed data ends too early")
 
 
 def _zstd_compress(data: bytes) -> bytes:
@@ -384,9 +396,8 @@ def _zstd() -> tuple[str, Any]:
 def _read_zstd(data: bytes, limit: int) -> bytes:
     library, module = _zstd()
     if library == "zstandard":
-        with module.ZstdDecompressor().stream_reader(data, read_across_frames=True) as stream:
-            plain: bytes = stream.read(limit + 1)
-            return plain
+        unpacker = module.ZstdDecompressor().decompressobj()
+        return _read_pieces(unpacker.decompress, data, limit, 256, lambda: unpacker.eof)
     return _read_streams(module.ZstdDecompressor, data, limit)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from celeriac.errors import DecodeError
+from celeriac.wire.repr import safe_repr
 from celeriac.wire.values import dumps, escape, loads
 
 LOSSES = "x-celeriac-losses"
@@ -94,19 +95,16 @@ def _open_body(body: Any, encoding: Any) -> bytes:
         if not encoding or encoding.lower() == "utf-8":
             return body.encode("utf-8", "surrogatepass")
     except (ValueError, UnicodeError) as exc:
-        raise DecodeError(f"bad {encoding} in the body of the envelope: {exc}") from None
-    raise DecodeError(f"unknown body_encoding {encoding!r}")
+        raise DecodeError(f"bad {encoding or 'text'} in the body of the envelope: {exc}") from None
+    raise DecodeError(f"unknown body_encoding {safe_repr(encoding, 60)}")
 
 
 Raws = dict[str, msgspec.Raw]
 _raws = msgspec.json.Decoder(Raws).decode
-_NULL = b"null"
 
 
 def _split(data: bytes | msgspec.Raw, what: str) -> Raws:
     """A JSON map with its values unread, so that they can be written back to the byte."""
-    if not data or data == _NULL:
-        return {}
     try:
         return _raws(data)
     except RecursionError:
@@ -119,6 +117,12 @@ def _split(data: bytes | msgspec.Raw, what: str) -> Raws:
     return {name: msgspec.Raw(dumps(value).encode()) for name, value in found.items()}
 
 
+def _split_part(outer: Raws, name: str) -> Raws:
+    """A part of the envelope that may be missing or null."""
+    part = outer.get(name)
+    return {} if part is None or bytes(part) == b"null" else _split(part, f"{name} of the envelope")
+
+
 def _join(parts: Raws) -> msgspec.Raw:
     inside = b", ".join([escape(name).encode() + b": " + bytes(value) for name, value in parts.items()])
     return msgspec.Raw(b"{" + inside + b"}")
@@ -127,7 +131,7 @@ def _join(parts: Raws) -> msgspec.Raw:
 def with_headers(blob: bytes, /, **headers: Any) -> bytes:
     """The same envelope with some headers set; everything else is kept to the byte. Raises DecodeError, EncodeError."""
     outer = _split(blob, "the envelope")
-    inner = _split(outer.get("headers", b""), "headers of the envelope")
+    inner = _split_part(outer, "headers")
     for name, value in headers.items():
         inner[name] = msgspec.Raw(dumps(value).encode())
     outer["headers"] = _join(inner)
@@ -138,12 +142,12 @@ def with_losses(blob: bytes, child: int, worker: int) -> bytes:
     """The same envelope with its loss counters set and marked as redelivered, as kombu marks it; everything else is
     kept to the byte. Raises DecodeError."""
     outer = _split(blob, "the envelope")
-    headers = _split(outer.get("headers", b""), "headers of the envelope")
+    headers = _split_part(outer, "headers")
     headers["redelivered"] = _TRUE
     headers[LOSSES] = msgspec.Raw(b"[%d, %d]" % (child, worker))
     outer["headers"] = _join(headers)
-    properties = _split(outer.get("properties", b""), "properties of the envelope")
-    info = _split(properties.get("delivery_info", b""), "delivery_info of the envelope")
+    properties = _split_part(outer, "properties")
+    info = _split_part(properties, "delivery_info")
     info["redelivered"] = _TRUE
     properties["delivery_info"] = _join(info)
     outer["properties"] = _join(properties)
@@ -156,7 +160,7 @@ _TRUE = msgspec.Raw(b"true")
 def losses(blob: bytes) -> tuple[int, int]:
     """The loss counters (child, worker) of an envelope; zeros where it has none. Raises DecodeError for what is no
     envelope."""
-    headers = _split(_split(blob, "the envelope").get("headers", b""), "headers of the envelope")
+    headers = _split_part(_split(blob, "the envelope"), "headers")
     raw = headers.get(LOSSES)
     return (0, 0) if raw is None else read_losses(loads(bytes(raw))) or (0, 0)
 

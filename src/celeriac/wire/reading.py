@@ -173,8 +173,8 @@ def _unix(what: str, text: str) -> float:
     try:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError) as exc:
-        raise InvalidTaskError(f"invalid {what} {text[:80]!r}: {exc}") from None
+    except (ValueError, OverflowError):
+        raise InvalidTaskError(f"invalid {what}, not an ISO 8601 date: {text[:80]!r}") from None
 
 
 def unpack(blob: bytes, accept: frozenset[str]) -> TaskMessage:

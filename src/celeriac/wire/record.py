@@ -179,8 +179,10 @@ def _read_any(data: bytes, serializer: str, accept: frozenset[str] | None) -> Re
     found = _decode(data, serializer, accept)
     if not isinstance(found, dict):
         raise DecodeError(f"a result document must be a map, not {type(found).__name__}")
+    names = found.get("stamped_headers") or ()
+    if not isinstance(names, list | tuple | set | frozenset) or not all(isinstance(name, str) for name in names):
+        raise DecodeError("not a result document: stamped_headers must be a list of names")
     try:
-        names = found.get("stamped_headers") or ()
         if isinstance(found.get("date_done"), datetime):
             found["date_done"] = found["date_done"].isoformat()
         record = msgspec.convert(

@@ -19,6 +19,7 @@ from uuid import UUID
 import msgspec
 
 from celeriac.errors import DecodeError, EncodeError
+from celeriac.wire.repr import safe_repr
 
 T = TypeVar("T")
 
@@ -68,7 +69,7 @@ def _restore(found: dict[str, Any]) -> Any:
         return found
     decoder = _decoders.get(found["__type__"])
     if decoder is None:
-        raise ValueError(f"unknown __type__ {found['__type__']!r}")
+        raise ValueError(f"unknown __type__ {safe_repr(found['__type__'], 60)}")
     return decoder(found["__value__"])
 
 
@@ -160,4 +161,4 @@ def loads(data: bytes | bytearray | memoryview | str) -> Any:
     except RecursionError:
         raise DecodeError("JSON is nested too deeply") from None
     except Exception as exc:
-        raise DecodeError(f"not JSON: {exc}") from exc
+        raise DecodeError(f"not JSON: {str(exc)[:300]}") from exc
