@@ -19,9 +19,13 @@ GRACE = 5.0
 class Line(Protocol):
     """The child's end of the side pair."""
 
-    def ask(self, op: str, args: Any, timeout: float | None = ...) -> Any: ...
+    def ask(self, op: str, args: Any, timeout: float | None = ...) -> Any:
+        """Ask the parent and wait for its answer."""
+        ...
 
-    async def aask(self, op: str, args: Any, timeout: float | None = ...) -> Any: ...
+    async def aask(self, op: str, args: Any, timeout: float | None = ...) -> Any:
+        """`ask` for a coroutine."""
+        ...
 
 
 class ParentSender:

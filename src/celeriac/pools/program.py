@@ -48,17 +48,23 @@ class Interruptible(Protocol):
 
     stepping: bool
 
-    def interrupt(self, error: BaseException) -> None: ...
+    def interrupt(self, error: BaseException) -> None:
+        """Throw `error` into it at its next step. On the loop's thread."""
+        ...
 
 
 class Job(Protocol):
     """An opened message."""
 
     @property
-    def is_async(self) -> bool: ...
+    def is_async(self) -> bool:
+        """Its task is a coroutine function."""
+        ...
 
     @property
-    def shown_name(self) -> str: ...
+    def shown_name(self) -> str:
+        """Its name in logs."""
+        ...
 
     @property
     def drive(self) -> Interruptible | None:
@@ -75,7 +81,9 @@ class Runner(Protocol):
     before_slow: Callable[[], None]
     """Called before a task that is known to be slow, or not known."""
 
-    def twin(self) -> Runner: ...
+    def twin(self) -> Runner:
+        """A runner of the same tasks for another thread."""
+        ...
 
     def begin(self) -> None:
         """This process runs tasks from now on; logging is set up."""
@@ -85,24 +93,38 @@ class Runner(Protocol):
         """Write log lines that were kept back."""
         ...
 
-    def run(self, seq: int, blob: bytes) -> Ran: ...
+    def run(self, seq: int, blob: bytes) -> Ran:
+        """Run a message to its end, on this thread."""
+        ...
 
     def open(self, seq: int, blob: bytes) -> Any:
         """A Job, or the Report of a message that can't be run."""
         ...
 
-    def call(self, job: Any) -> Ran: ...
+    def call(self, job: Any) -> Ran:
+        """Run an opened message on this thread."""
+        ...
 
-    async def acall(self, job: Any) -> Ran: ...
+    async def acall(self, job: Any) -> Ran:
+        """Run an opened message on the running loop."""
+        ...
 
-    def end(self, seq: int, blob: bytes, why: str, detail: str) -> Report: ...
+    def end(self, seq: int, blob: bytes, why: str, detail: str) -> Report:
+        """End a message without running it."""
+        ...
 
-    def replay(self, seq: int, blob: bytes, document: bytes) -> Report: ...
+    def replay(self, seq: int, blob: bytes, document: bytes) -> Report:
+        """Only say what follows from a SUCCESS that is stored."""
+        ...
 
-    def interrupt(self, seq: int, error: BaseException) -> bool: ...
+    def interrupt(self, seq: int, error: BaseException) -> bool:
+        """Throw into call `seq` where it waits in an event loop. False: it is to be raised in the thread."""
+        ...
 
     def exception_of(self, how: str) -> BaseException:
         """What a CANCEL frame throws: for `soft`, `hard`, `terminate`."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the event loop, if there was one."""
+        ...

@@ -19,7 +19,9 @@ class RunnableTask(Protocol):
     `overridden` names are called; the others cost nothing."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Under which it is registered."""
+        ...
 
     @property
     def run(self) -> Callable[..., Any]:
@@ -27,31 +29,49 @@ class RunnableTask(Protocol):
         ...
 
     @property
-    def is_async(self) -> bool: ...
+    def is_async(self) -> bool:
+        """Its function is a coroutine function."""
+        ...
 
     @property
-    def ignore_result(self) -> bool: ...
+    def ignore_result(self) -> bool:
+        """Throw results away, unless the message says otherwise."""
+        ...
 
     @property
-    def acks_late(self) -> bool: ...
+    def acks_late(self) -> bool:
+        """Acknowledge when it has ended, not before it starts."""
+        ...
 
     @property
-    def acks_on_failure(self) -> bool: ...
+    def acks_on_failure(self) -> bool:
+        """Acknowledge a failed run too; otherwise the message is rejected."""
+        ...
 
     @property
-    def acks_on_timeout(self) -> bool: ...
+    def acks_on_timeout(self) -> bool:
+        """Acknowledge a run that was ended by its hard limit; otherwise the message goes back."""
+        ...
 
     @property
-    def throws(self) -> tuple[type[BaseException], ...]: ...
+    def throws(self) -> tuple[type[BaseException], ...]:
+        """Errors that are expected: logged mildly."""
+        ...
 
     @property
-    def store_errors_even_if_ignored(self) -> bool: ...
+    def store_errors_even_if_ignored(self) -> bool:
+        """Store failures though results are thrown away."""
+        ...
 
     @property
-    def track_started(self) -> bool: ...
+    def track_started(self) -> bool:
+        """Store STARTED when it starts."""
+        ...
 
     @property
-    def resultrepr_maxsize(self) -> int: ...
+    def resultrepr_maxsize(self) -> int:
+        """Longest repr of a result in logs and events."""
+        ...
 
     @property
     def overridden(self) -> frozenset[str]:
