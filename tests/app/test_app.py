@@ -239,7 +239,8 @@ def test_two_apps_in_one_process(app: Celeriac, broker: Broker) -> None:
 
 def test_bugreport_masks_passwords() -> None:
     """And opens nothing."""
-    app = Celeriac("x", broker="redis://:secret@nowhere:1/0", backend="redis://:secret@nowhere:1/0", set_as_current=False)
+    url = "redis://:secret@nowhere:1/0"
+    app = Celeriac("x", broker=url, backend=url, set_as_current=False)
     text = app.bugreport()
     assert "celeriac:" in text
     assert "secret" not in text

@@ -27,7 +27,8 @@ def test_apply_runs_the_task(app: Celeriac) -> None:
     result = look.apply((1,), {"y": 2}, task_id="id", headers={"h": 1}, priority=3, routing_key="r", expires=5)
     assert isinstance(result, EagerResult)
     assert (result.id, result.get(), result.state, result.name) == ("id", 3, "SUCCESS", "t")
-    assert (seen["is_eager"], seen["called_directly"], seen["root_id"], seen["headers"]) == (True, False, "id", {"h": 1})
+    assert (seen["is_eager"], seen["called_directly"]) == (True, False)
+    assert (seen["root_id"], seen["headers"]) == ("id", {"h": 1})
     assert seen["delivery_info"] == {
         "is_eager": True, "exchange": None, "routing_key": "r", "priority": 3, "redelivered": False,
     }  # fmt: skip
@@ -125,7 +126,8 @@ def test_handlers_and_signals(app: Celeriac) -> None:
         signal.connect(listen, sender=act)
     act.apply(("ok",))
     assert heard == [
-        "task_prerun", "before_start", ("on_success", "ok"), "task_success", ("after_return", "SUCCESS"), "task_postrun",
+        "task_prerun", "before_start", ("on_success", "ok"), "task_success", ("after_return", "SUCCESS"),
+        "task_postrun",
     ]  # fmt: skip
     heard.clear()
     act.apply(("fail",))

@@ -38,7 +38,7 @@ def test_nothing_is_known_of_an_unknown_id(app: Celeriac) -> None:
     assert not result.successful()
     assert not result.failed()
     assert not result.exists()
-    with pytest.raises(TimeoutError, match="who within 0.05 s"):
+    with pytest.raises(TimeoutError, match=r"who within 0\.05 s"):
         result.get(timeout=0.05)
 
 

@@ -244,8 +244,8 @@ def test_every_option_of_apply_async_reaches_the_message(app: Celeriac, broker: 
     task = app.task(name="t")(lambda *args: None)
     link = task.si(1)
     task.apply_async(
-        (1,), {}, task_id="id", link=link, link_error=[task.s(2)], shadow="shade", queue="q", priority=3, headers={"h": 1},
-        time_limit=20, soft_time_limit=10, ignore_result=True, group_id="g", group_index=2, root_id="r", parent_id="p",
+        (1,), {}, task_id="id", link=link, link_error=[task.s(2)], shadow="shade", queue="q", priority=3,
+        headers={"h": 1}, time_limit=20, soft_time_limit=10, ignore_result=True, group_id="g", group_index=2, root_id="r", parent_id="p",
         reply_to="me", retries=4, argsrepr="(hidden)", kwargsrepr="{hidden}", origin="here", replaced_task_nesting=1,
         stamped_headers=["s"], s="stamp", MessageGroupId="m", chain=[task.s(3)], delivery_mode="transient",
     )  # fmt: skip

@@ -91,8 +91,8 @@ def test_options_of_the_transport() -> None:
     """Settings beside the options, with the options' own word first."""
     app = make(
         broker="redis://h", broker_transport_options={"visibility_timeout": 5, "socket_connect_timeout": 9},
-        broker_connection_timeout=3, broker_use_ssl={"ssl_cert_reqs": "none"}, redis_password="pw", redis_socket_timeout=7,
-        result_backend_transport_options={"global_keyprefix": "p_"},
+        broker_connection_timeout=3, broker_use_ssl={"ssl_cert_reqs": "none"}, redis_password="pw",
+        redis_socket_timeout=7, result_backend_transport_options={"global_keyprefix": "p_"},
     )  # fmt: skip
     options = app.wiring.broker_options()
     assert options["visibility_timeout"] == 5

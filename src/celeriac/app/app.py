@@ -649,6 +649,7 @@ class Celeriac:
         given.update((key, value) for key, value in said.items() if value is not UNSAID)
         if task is None:
             task = self._tasks.get(name)
+            options.setdefault("ignore_result", None)  # as in Celery: where it runs, the task's own word counts
             for key in ("link", "link_error"):
                 own = getattr(task, key, None)
                 if own:

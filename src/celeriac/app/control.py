@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from celeriac.app.bridge import Bridge
-from celeriac.errors import CeleryError, DuplicateNodenameWarning, OperationalError
-from celeriac.model.message import Completion, Demand, Envelope
+from celeriac.errors import DuplicateNodenameWarning, OperationalError
+from celeriac.model.message import Envelope
 from celeriac.wire import notice
 from celeriac.wire.ids import new_id
 from celeriac.wire.task import TaskMessage
@@ -23,7 +23,6 @@ CANCEL_SECONDS = 3 * 86400.0
 """How long a broker remembers that a task was revoked."""
 PATIENCE = 10.0
 """Seconds that a command without an answer may take."""
-_LEASE = 60.0
 
 
 class Control:
@@ -32,6 +31,7 @@ class Control:
     def __init__(self, app: Any) -> None:
         self.app = app
         self._bridge = Bridge()
+        self._replies: Any = None
         self._clock = 0
 
     # Revoking
@@ -259,40 +259,32 @@ class Control:
     ) -> list[dict[str, Any]]:
         import asyncio
 
+        from celeriac.app.replies import Replies
+
         broker: Any = await self.app.wiring.broker_here()
-        queue = request.reply_queue
+        replies = self._replies
+        if replies is None or replies.loop is not asyncio.get_running_loop():
+            replies = self._replies = Replies(broker, request.reply_queue)
+        ticket = request.ticket or ""
         answers: list[dict[str, Any]] = []
-        async with broker.subscribe([queue], epoch=f"control@{new_id()}", lease=_LEASE) as consumer:
-            finished: list[Completion] = []
-            try:
-                await broker.broadcast(self.exchange, "", self._sealed(request))
-                async with asyncio.timeout(timeout):
-                    while limit is None or len(answers) < limit:
-                        turn = await consumer.cycle(finished, Demand(100))
-                        finished = [Completion(delivery.receipt) for delivery in turn.deliveries]
-                        for delivery in turn.deliveries:
-                            answer = self._read(delivery.blob, request.ticket)
-                            if answer is not None:
-                                answers.append(answer)
-                                if callback is not None:
-                                    callback(answer)
-                        if not turn.deliveries:
-                            await consumer.wait()
-            except TimeoutError:
-                pass
-            finally:
-                await consumer.cycle(finished, Demand(0))
-                await consumer.leave()
+        arriving = await replies.open(ticket)
+        try:
+            await broker.broadcast(self.exchange, "", self._sealed(request))
+            async with asyncio.timeout(timeout):
+                while limit is None or len(answers) < limit:
+                    reply = await arriving.get()
+                    if isinstance(reply, Exception):
+                        raise reply
+                    self._tick(reply.clock)
+                    answers.append(reply.answers)
+                    if callback is not None:
+                        callback(reply.answers)
+        except TimeoutError:
+            pass
+        finally:
+            await replies.close(ticket)
         _warn_of_twins(answers)
         return answers
-
-    def _read(self, blob: bytes, ticket: str | None) -> dict[str, Any] | None:
-        try:
-            reply = notice.read_reply(blob)
-        except CeleryError:
-            return None  # not an answer, or one that nobody can read
-        self._tick(reply.clock)
-        return reply.answers if reply.ticket == ticket else None
 
     def _run(self, job: Any, timeout: float = PATIENCE) -> Any:
         try:
