@@ -16,6 +16,7 @@ import msgspec
 from celeriac.brokers.redis import recovery, scripts
 from celeriac.brokers.redis.claiming import Plan, deliver
 from celeriac.brokers.redis.control import Control
+from celeriac.brokers.redis.doorbell import Doorbell
 from celeriac.brokers.redis.settling import settle, settle_one_by_one
 from celeriac.drivers.redis.aio import AsyncConnection
 from celeriac.drivers.redis.protocol import failure
@@ -37,7 +38,7 @@ log = logging.getLogger("celeriac.redis")
 LONGEST_WAIT = 30.0
 """Seconds after which a wait ends even if nothing was told: a lost invalidation costs no more."""
 POLL = 1.0
-"""Seconds between looks where the server refuses to tell."""
+"""Seconds between looks where the server refuses to tell of every list."""
 RUNNING_KEPT = 86_400
 """Seconds that the marks of running receipts outlive the last renewal."""
 
@@ -52,7 +53,9 @@ class RedisConsumer:
         self._name = _new_name()
         self._cycles = 0
         self._hot: AsyncConnection | None = None
-        self._tracking = False
+        self._doorbell: Doorbell | None = None
+        self._likeliest = ""
+        """The list at which the doorbell listens: that of the last message."""
         self._plans: list[Plan] = []
         self._turn = 0
         self._watched: frozenset[bytes] = frozenset()
@@ -76,6 +79,7 @@ class RedisConsumer:
         orders = [queues[turn:] + queues[:turn] for turn in range(turns)]
         self._plans = [Plan(self.control, order, self.epoch, self.lease) for order in orders]
         self._turn = 0
+        self._likeliest = self._plans[0].keys[0]
         self._watched = frozenset(key.encode() for key in self._plans[0].keys)
         self._ring()
 
@@ -84,9 +88,9 @@ class RedisConsumer:
         await self.control.declare(self.queues)
         self._hot = hot = await AsyncConnection.open(self.control.server, self._pushed, self._lost)
         told = await hot.send(hot.pack(("CLIENT", "TRACKING", "ON", "NOLOOP")))
-        self._tracking = not isinstance(told, Exception)
-        if not self._tracking:
-            log.info("%s refuses CLIENT TRACKING (%s); new messages are looked for", self.control.describe(), told)
+        if isinstance(told, Exception):
+            log.info("%s refuses CLIENT TRACKING (%s); some pushes are seen late", self.control.describe(), told)
+            self._doorbell = Doorbell(self.control.server, self._ring)
         await self._renew(())
 
     # Cycle
@@ -154,6 +158,8 @@ class RedisConsumer:
             for at, text in broken.items():
                 verdicts[at] = Verdict(False, error=text)
         deliveries: list[Delivery] = []
+        if claimed:
+            self._likeliest = plan.keys[claimed[0]]
         if unparked or claimed:
             deliver(plan, begin, unparked, claimed, deliveries)
         now = int(seconds) + int(micros) / 1_000_000
@@ -212,7 +218,10 @@ class RedisConsumer:
             raise hot.error()
         if self._bell.is_set():
             return
-        longest = LONGEST_WAIT if self._tracking else POLL
+        longest = LONGEST_WAIT
+        if self._doorbell is not None:
+            self._doorbell.listen(self._likeliest)
+            longest = POLL
         if self._due is not None:
             longest = min(longest, max(0.0, self._due - asyncio.get_running_loop().time()))
         with suppress(TimeoutError):
@@ -288,6 +297,8 @@ class RedisConsumer:
         hot, self._hot = self._hot, None
         if hot is not None:
             hot.close()
+        if self._doorbell is not None:
+            self._doorbell.close()
         self._ring()
 
 
