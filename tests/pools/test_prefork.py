@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -126,6 +127,28 @@ def test_a_soft_limit_while_the_parent_is_asked(shared: Child) -> None:
     shared.until_running(seq)
     shared.aim(seq)
     assert shared.outcome(seq) == "caught, then again"
+
+
+def test_soft_limits_at_any_moment(shared: Child) -> None:
+    """Wherever the signal strikes (in the task, before it, after it, while the parent is asked), each call ends in one
+    of two ways, and the child and its line stay whole."""
+    dice = random.Random(11)
+    ends = {"ran": 0, "struck": 0}
+    for number in range(400):
+        task, args = (("nap", (0.001,)), ("ask", ("fetch", number)), ("anap", (0.001,)), ("add", (1, 1)))[number % 4]
+        seq = shared.run(task, *args)
+        shared.slots.aim(seq)
+        time.sleep(dice.random() * 0.0015)
+        os.kill(shared.pid, signal.SIGUSR1)
+        outcome = shared.outcome(seq)
+        if getattr(outcome, "state", "") == "FAILURE":
+            assert "SoftTimeLimitExceeded" in outcome.result, outcome
+            ends["struck"] += 1
+        else:
+            assert outcome == {"nap": 0.001, "ask": number, "anap": 0.001, "add": 2}[task]
+            ends["ran"] += 1
+    assert min(ends.values()) > 10, ends
+    assert "INTERNAL ERROR" not in shared.rig.output()
 
 
 def test_requests_are_answered(shared: Child) -> None:

@@ -62,7 +62,7 @@ def live(program: Program, birth: Birth) -> int:
     """Be a child, until STOP. Returns the exit code."""
     default_signals()
     leave_signals_to_parent()
-    _open_output()
+    open_output()
     _name_process(birth.kind, birth.index)
     work = socket.socket(fileno=birth.work)
     link = Link(socket.socket(fileno=birth.side))
@@ -127,7 +127,7 @@ def reseed() -> None:
             numpy_random.seed()
 
 
-def _open_output() -> None:
+def open_output() -> None:
     """No input; what tasks print goes to stderr, line by line."""
     null = os.open(os.devnull, os.O_RDONLY)
     if null:

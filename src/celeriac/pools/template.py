@@ -26,7 +26,7 @@ from typing import Any
 import msgspec
 
 from celeriac.model.outcome import Catalogue
-from celeriac.pools.child import GREEN, Birth, leave, live, load, reseed
+from celeriac.pools.child import GREEN, Birth, leave, live, load, open_output, reseed
 from celeriac.pools.frames import Splitter, frame
 from celeriac.pools.mortal import die_with_parent, leave_signals_to_parent
 from celeriac.pools.program import Program
@@ -59,6 +59,7 @@ class Template:
         self._order = order[0]
         if not self._import():
             return 1
+        leave_signals_to_parent()  # once more: the app may have set handlers of its own
         signal.signal(signal.SIGCHLD, lambda signum, frame: None)
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         poll = select.poll()
@@ -144,6 +145,8 @@ class Template:
 
     def _split(self, index: int, seats: int, work: int, side: int) -> int:
         template = os.getpid()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()  # or the child would write it too
         pid = os.fork()
         if pid:
             return pid
@@ -214,6 +217,7 @@ def main() -> None:
     fd = parser.parse_args().control_fd
     die_with_parent(0)
     leave_signals_to_parent()
+    open_output()
     os.set_inheritable(fd, False)
     code = Template(socket.socket(fileno=fd)).run()
     sys.stdout.flush()

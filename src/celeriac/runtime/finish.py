@@ -175,7 +175,7 @@ class Finish:
                     einfo=einfo,
                 )
         if log_it:
-            expected = task is not None and bool(task.throws) and isinstance(error, tuple(task.throws))
+            expected = task is not None and bool(task.throws) and isinstance(error, _classes(task.throws))
             self._say_failure(job, error, einfo, expected)
         if task is not None and "after_return" in task.overridden:
             self._handler(job, "after_return", "FAILURE", error, message.id, message.args, message.kwargs, einfo)
@@ -498,6 +498,11 @@ def _stored_form(value: Any) -> Any:
         except Exception:
             return value
     return value
+
+
+def _classes(throws: Any) -> tuple[type[BaseException], ...]:
+    """`throws` as users write it: a class, a tuple or a list."""
+    return (throws,) if isinstance(throws, type) else tuple(throws)
 
 
 def _tuple_of(child: Any) -> Any:
