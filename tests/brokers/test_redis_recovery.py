@@ -326,6 +326,8 @@ def test_a_restarted_server_kills_nobody() -> None:
                 server.kill9()
                 await asyncio.sleep(LEASE)
                 server.start()
+                while b"loading:0" not in server.command("INFO", "persistence"):
+                    await asyncio.sleep(0.01)
             async with rig.consuming(epoch=two, lease=LEASE) as (_, other):
                 assert await other.recover() == 0
                 async with rig.consuming(epoch=one, lease=LEASE) as (broker, again):
