@@ -60,10 +60,8 @@ def worker_config(app: WorkedApp, options: WorkerOptions) -> WorkerConfig:
     conf = app.conf
     hostname = options.hostname or node_name("", socket.gethostname())
     pool = options.pool or _pool_name(conf.worker_pool)
-    if not options.app_spec and not options.in_process:
-        raise ImproperlyConfigured(
-            "the worker's children have to import the app: name it with -A module:attribute, or use in_process=True"
-        )
+    if not options.app_spec:
+        raise ImproperlyConfigured("the worker's children have to import the app: name it with -A module:attribute")
     lease = options.lease or conf.worker_lease_seconds
     if lease < 1:
         raise ImproperlyConfigured(f"worker_lease_seconds is {lease:g}; it must be at least 1")
@@ -194,7 +192,12 @@ def _banner(app: WorkedApp, config: WorkerConfig) -> str:
         ("app", f"{app.main or '__main__'}  ({config.spec['app'] or 'in process'})"),
         ("broker", config.make_broker().describe()),
         ("results", backend.describe() if backend is not None else "disabled"),
-        ("pool", f"{config.pool} x {config.concurrency}"),
+        (
+            "pool",
+            "in this process, one task at a time, without limits"
+            if config.in_process
+            else f"{config.pool} x {config.concurrency}",
+        ),
         ("lease", f"{config.lease:g} s"),
         ("events", "ON" if config.events else "OFF (-E turns task events on)"),
         ("queues", ", ".join(config.queues)),

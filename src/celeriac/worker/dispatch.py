@@ -14,7 +14,8 @@ from celeriac.errors import CeleryError, InvalidTaskError
 from celeriac.model.message import ACK, RETURN, Completion, Dead, Delay, Delivery, Park, Receipt, Return, Store
 from celeriac.model.outcome import Catalogue, Report, TaskTraits
 from celeriac.pools.frames import Ask
-from celeriac.pools.handle import Call
+from celeriac.pools.handle import Call, Listener
+from celeriac.pools.inprocess import InProcess
 from celeriac.pools.processes import Pool
 from celeriac.wire import frame
 from celeriac.wire.task import read_head
@@ -44,16 +45,7 @@ class Dispatch:
         self.cancelled: frozenset[str] = frozenset()
         self.buckets = Buckets(enabled=config.rate_limits)
         self.known: dict[int, Held] = {}
-        self.pool: Pool = Pool(
-            self,
-            kind=config.pool,
-            processes=1 if config.pool in MANY_SEATS else config.concurrency,
-            seats=config.concurrency if config.pool in MANY_SEATS else 1,
-            loader=config.loader,
-            spec=config.spec,
-            max_tasks=config.max_tasks_per_child,
-            max_memory=config.max_memory_per_child,
-        )
+        self.pool: Pool | InProcess = _pool(self, config)
         self.processed: dict[str, int] = {}
         self.fenced = 0
         self.dead = 0
@@ -403,6 +395,22 @@ class Dispatch:
 
         number = getattr(signal, signal_name if signal_name.startswith("SIG") else f"SIG{signal_name}", signal.SIGTERM)
         return self.pool.cancel(lambda call: call.owner.head.id == task_id, "terminated", signal_name, int(number))
+
+
+def _pool(listener: Listener, config: WorkerConfig) -> Pool | InProcess:
+    if config.in_process:
+        return InProcess(listener, loader=config.loader, spec=config.spec)
+    many = config.pool in MANY_SEATS
+    return Pool(
+        listener,
+        kind=config.pool,
+        processes=1 if many else config.concurrency,
+        seats=config.concurrency if many else 1,
+        loader=config.loader,
+        spec=config.spec,
+        max_tasks=config.max_tasks_per_child,
+        max_memory=config.max_memory_per_child,
+    )
 
 
 MANY_SEATS = frozenset({"threads", "asyncio", "gevent", "eventlet"})
