@@ -92,6 +92,8 @@ def failure(server: Server, error: BaseException, what: str) -> CeleryError:
     word = text.partition(" ")[0]
     if word == "ERR" and "invalid password" in text:
         word = "WRONGPASS"
+    elif "user executing the script can't" in text:
+        word = "NOPERM"
     advice = _ADVICE.get(word)
     return OperationalError(f"{server.describe()}: {what}: {f'{advice} ({text})' if advice else text}")
 
