@@ -35,6 +35,8 @@ class Call(msgspec.Struct, gc=False):
     seq: int = 0
     cost: float = 0.0
     soft_sent: bool = False
+    told: bool = False
+    """That it started has been told."""
     hard_at: float = 0.0
     """Monotonic time at which the hard cancel was sent."""
     doomed: str = ""

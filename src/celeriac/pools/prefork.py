@@ -12,6 +12,7 @@ import msgspec
 from celeriac.errors import SoftTimeLimitExceeded
 from celeriac.model.message import Store
 from celeriac.pools.frames import DONE, HEADER, MAX_FRAME, SEQ, Down, Up
+from celeriac.pools.memory import HUGE, trim
 from celeriac.pools.outbox import BATCH_BYTES, BATCH_SECONDS, report_frame, skipped_frame, started_frame
 from celeriac.pools.program import ParentGone, Runner
 from celeriac.pools.shield import protect
@@ -140,6 +141,9 @@ class Loop:
             self._out.clear()
             self._size = 0
             self._work.sendall(data)
+            if len(data) > HUGE:
+                del data
+                trim()
 
     def _on_started(self, store: Store) -> None:
         self._add(started_frame(store))

@@ -81,6 +81,7 @@ class Watchman:
             elif len(child.sent) > child.seats and not child.recalling:
                 self._recall(child)
             if child.sent:
+                self._tell_started(child)
                 self._check_limits(child, now)
             if child.quarantine and not child.sent and not pool.quarantine:
                 pool.retire(child)
@@ -101,6 +102,13 @@ class Watchman:
             pool.ready.clear()
             pool.ready.extend(kept)
             pool.listener.on_surplus(calls)
+
+    def _tell_started(self, child: Child) -> None:
+        for seq, _ in child.slots.running():
+            call = child.sent.get(seq)
+            if call is not None and not call.told:
+                call.told = True
+                self._pool.listener.on_started(call)
 
     def _recall(self, child: Child) -> None:
         if child.seats == 1 and child.recalled != child.slots.last_started():

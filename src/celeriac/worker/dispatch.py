@@ -16,6 +16,7 @@ from celeriac.model.outcome import Catalogue, Report, TaskTraits
 from celeriac.pools.frames import Ask
 from celeriac.pools.handle import Call, Listener
 from celeriac.pools.inprocess import InProcess
+from celeriac.pools.memory import HUGE
 from celeriac.pools.processes import Pool
 from celeriac.wire import frame
 from celeriac.wire.task import read_head
@@ -46,6 +47,8 @@ class Dispatch:
         self.buckets = Buckets(enabled=config.rate_limits)
         self.known: dict[int, Held] = {}
         self.pool: Pool | InProcess = _pool(self, config)
+        self.huge = False
+        """Something huge went through since memory was last given back."""
         self.processed: dict[str, int] = {}
         self.fenced = 0
         self.dead = 0
@@ -89,6 +92,8 @@ class Dispatch:
         plain_limits = self._limits.soft is None and self._limits.hard is None
         for delivery in deliveries:
             receipt, blob = delivery.receipt, delivery.blob
+            if len(blob) > HUGE:
+                self.huge = True
             try:
                 head = read_head(blob)
             except CeleryError as error:
@@ -233,12 +238,14 @@ class Dispatch:
         held.finishing = True
         store = None
         if document is not None:
+            self.huge = self.huge or len(document) > HUGE
             store = Store(
                 head.id, document, "SUCCESS", self.config.result_expires, head.redelivered or head.retries > 0
             )
         self.outbox.add(Completion(held.receipt, ACK, store), held)
         if self._event is not None:
-            self._event("task-started", head)
+            if not call.told:
+                self._event("task-started", head)
             self._event("task-succeeded", head, result="", runtime=runtime)
         self.processed[head.task] = self.processed.get(head.task, 0) + 1
 
@@ -271,7 +278,7 @@ class Dispatch:
     def _tell_ended(self, call: Call, report: Report) -> None:
         assert self._event is not None
         head = call.owner.head
-        if call.end is None:
+        if call.end is None and not call.told:
             self._event("task-started", head)
         match report.state:
             case "SUCCESS":
@@ -328,7 +335,8 @@ class Dispatch:
         self._kick()
 
     def on_started(self, call: Call) -> None:
-        pass
+        if self._event is not None and call.end is None:
+            self._event("task-started", call.owner.head)
 
     def on_store(self, payload: bytes) -> None:
         store = _STORES.decode(payload)

@@ -13,6 +13,7 @@ import msgspec
 
 from celeriac.errors import OperationalError
 from celeriac.model.message import Completion, Demand, Verdict
+from celeriac.pools.memory import trim
 from celeriac.ports import Broker, Consumer, ResultBackend
 from celeriac.worker.dispatch import Dispatch
 from celeriac.worker.documents import status
@@ -217,6 +218,9 @@ class Session:
             await asyncio.sleep(min(interval, max(0.05, self.dispatch.safe_until - time.monotonic())))
             await self._renew(consumer)
             await self._read_cancelled()
+            if self.dispatch.huge and not self.dispatch.outbox:
+                self.dispatch.huge = False
+                trim()
 
     async def _read_cancelled(self) -> None:
         version, ids = await self.broker.cancelled()
