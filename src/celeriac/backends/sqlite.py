@@ -26,7 +26,6 @@ _DATA_ERRORS = (
     ValueError, TypeError, OverflowError,
 )  # fmt: skip
 _SWEEP_SECONDS = 30.0
-_SWEEP_CHUNK = 500
 
 
 def _store(
@@ -49,17 +48,17 @@ def _store(
         return [verdict for store in stores for verdict in _store(database, [store], clock, deadline)]
 
 
-class _Sweeper:
-    """Deletes documents whose time is over, now and then, for whoever stores."""
+class _Sweeps:
+    """When whoever stores is to sweep."""
 
     def __init__(self) -> None:
+        self._sweeper = sqlite_results.Sweeper()
         self._next = time.monotonic() + _SWEEP_SECONDS
 
     def sweep(self, database: Database, now: float) -> None:
         """One chunk, if it is time; the next one soon if there is more."""
         if time.monotonic() >= self._next:
-            more = database.write(lambda connection: sqlite_results.sweep(connection, now, _SWEEP_CHUNK))
-            self._next = time.monotonic() + (0.1 if more else _SWEEP_SECONDS)
+            self._next = time.monotonic() + (0.1 if self._sweeper.sweep(database, now) else _SWEEP_SECONDS)
 
 
 class SqliteBackend:
@@ -72,7 +71,7 @@ class SqliteBackend:
         self._clock = clock
         self._database = DatabaseThread(self.location)
         self._bells = Bells(self.location.path)
-        self._sweeper = _Sweeper()
+        self._sweeps = _Sweeps()
         self._watches: set[_Watch] = set()
         self._looking: asyncio.Task[None] | None = None
         self._listener: Listener | None = None
@@ -94,7 +93,7 @@ class SqliteBackend:
 
         def work(database: Database) -> list[Verdict]:
             verdicts = _store(database, stores, self._clock, deadline)
-            self._sweeper.sweep(database, self._clock())
+            self._sweeps.sweep(database, self._clock())
             return verdicts
 
         verdicts = await self._database.run(work)
@@ -231,7 +230,7 @@ class SqliteReader:
         self.location = locate(url, options)
         self._clock = clock
         self._bells = Bells(self.location.path)
-        self._sweeper = _Sweeper()
+        self._sweeps = _Sweeps()
         self._database = Database(self.location, wal_limit=4 * WAL_LIMIT)
         self._reset()
 
@@ -304,7 +303,7 @@ class SqliteReader:
             return
         with self._locked():
             verdicts = _store(self._database, stores, self._clock)
-            self._sweeper.sweep(self._database, self._clock())
+            self._sweeps.sweep(self._database, self._clock())
         self._bells.ring("r")
         for store, verdict in zip(stores, verdicts, strict=True):
             if not verdict.ok:

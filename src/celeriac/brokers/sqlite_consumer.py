@@ -12,11 +12,12 @@ from celeriac.brokers.lease import LeaseWatch
 from celeriac.drivers.doorbell import Bells
 from celeriac.drivers.listener import Listener
 from celeriac.drivers.sqlite import Database
+from celeriac.drivers.sqlite_results import Sweeper
 from celeriac.drivers.sqlite_thread import DatabaseThread
 from celeriac.model.message import Completion, Delivery, Demand, Receipt, Requeue, Return, Turn, Verdict
 
+_GIVING_BACK = frozenset({Return, Requeue})
 _TIDY_SECONDS = 30.0
-_TIDY_CHUNK = 500
 _TIDY_BUDGET = 0.2
 """Seconds at most in a row, in transactions of one chunk."""
 
@@ -46,6 +47,7 @@ class SqliteConsumer:
         self._due: float | None = None
         self._turns = 0
         self._tidied = time.monotonic()
+        self._sweeper = Sweeper()
 
     async def open(self) -> None:
         """Take the lease."""
@@ -66,8 +68,8 @@ class SqliteConsumer:
 
     def _cycle(self, database: Database, finished: Sequence[Completion], want: Demand) -> Turn:
         now = self._clock()
-        version = database.version()
         if not finished:
+            version = database.version()
             idle = database.read(lambda connection: self._idle(connection, want, now))
             if idle is not None:
                 self._version = version
@@ -76,9 +78,9 @@ class SqliteConsumer:
             turn = database.write(lambda connection: self._work(connection, finished, want, now))
         except sqlite_queue.DATA_ERRORS:
             turn = database.write(lambda connection: self._work(connection, finished, want, now, singly=True))
-        self._version = (version[0], database.commits)
-        kinds = ("w" if any(map(_gives_work, finished)) else "") + ("r" if any(map(_gives_results, finished)) else "")
-        if kinds:
+        # To ask for the version costs too much for each cycle; so the next wait without a ring ends early, once.
+        self._version = (-1, -1)
+        if kinds := _bells_for(finished):
             self._bells.ring(kinds, self._own_bell)
         return turn
 
@@ -105,11 +107,11 @@ class SqliteConsumer:
         if finished:
             finish = sqlite_queue.finish_singly if singly else sqlite_queue.finish
             verdicts = finish(connection, finished, now)
-        sqlite_queue.promote(connection, self._queues, now)
+        due = sqlite_queue.promote(connection, self._queues, now)
+        cancelled = sqlite_queue.hold_lease(connection, self._epoch, now, self._lease)
         deliveries: list[Delivery] = []
         more = False
         if want.count > 0 or want.parked:
-            sqlite_queue.hold_lease(connection, self._epoch, now, self._lease)
             # Random, so that no claim of this epoch, by whichever consumer, ever has a number that another had.
             number = int.from_bytes(os.urandom(7), "big")
             queues = self._queues
@@ -118,8 +120,7 @@ class SqliteConsumer:
                 self._turns += 1
                 queues = queues[first:] + queues[:first]
             deliveries, more = sqlite_queue.claim(connection, queues, want, self._epoch, number)
-        due = sqlite_queue.next_due(connection, self._queues)
-        return Turn(deliveries, verdicts, due, now, sqlite_queue.cancel_version(connection), more)
+        return Turn(deliveries, verdicts, due, now, cancelled, more)
 
     async def wait(self) -> None:
         """Return after a ring, after any other change of the file, or when a scheduled message is due."""
@@ -152,11 +153,10 @@ class SqliteConsumer:
             return
         self._tidied = start
         now = self._clock()
+        await self._database.run(lambda database: database.write(lambda connection: sqlite_queue.tidy(connection, now)))
         more = True
         while more and time.monotonic() - start < _TIDY_BUDGET:
-            more = await self._database.run(
-                lambda database: database.write(lambda connection: sqlite_queue.tidy(connection, now, _TIDY_CHUNK))
-            )
+            more = await self._database.run(lambda database: self._sweeper.sweep(database, now))
 
     async def recover(self) -> int:
         """Give back the messages of workers whose lease has ended. Returns how many."""
@@ -204,9 +204,12 @@ class SqliteConsumer:
         self._listener.close()
 
 
-def _gives_work(completion: Completion) -> bool:
-    return bool(completion.publish) or isinstance(completion.settlement, Return | Requeue)
-
-
-def _gives_results(completion: Completion) -> bool:
-    return completion.store is not None
+def _bells_for(finished: Sequence[Completion]) -> str:
+    """Who is to hear of it: `w` who waits for work, `r` who waits for results."""
+    work = results = ""
+    for completion in finished:
+        if completion.store is not None:
+            results = "r"
+        if completion.publish or type(completion.settlement) in _GIVING_BACK:
+            work = "w"
+    return work + results

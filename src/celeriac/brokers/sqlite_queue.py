@@ -12,6 +12,7 @@ import math
 import sqlite3
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
+from functools import lru_cache
 
 from celeriac.brokers.losses import begin_anew, count_lost_worker
 from celeriac.drivers import sqlite_results
@@ -47,12 +48,9 @@ _EARLIER = 1 << 60
 """Taken off the due time, it makes a position below that of every published message."""
 _LATEST = 1 << 59
 
-_HELD = """
-SELECT f.id, f.claim, f.position, m.queue, m.priority FROM json_each(?1) AS j
-CROSS JOIN celeriac_inflight AS f ON f.id = j.value CROSS JOIN celeriac_messages AS m ON m.id = f.id
-"""
 _NEXT = """
-SELECT r.priority, r.position, r.id, m.blob FROM celeriac_ready AS r CROSS JOIN celeriac_messages AS m ON m.id = r.id
+SELECT r.queue, r.priority, r.position, r.id, m.blob
+FROM celeriac_ready AS r CROSS JOIN celeriac_messages AS m ON m.id = r.id
 WHERE r.queue = ?1 ORDER BY r.priority, r.position, r.id LIMIT ?2
 """
 _TAKE = """
@@ -69,12 +67,17 @@ _PARKED = """
 SELECT p.turn, p.id, p.position, m.blob FROM celeriac_parked AS p CROSS JOIN celeriac_messages AS m ON m.id = p.id
 WHERE p.queue = ?1 AND p.key = ?2 ORDER BY p.turn, p.id LIMIT ?3
 """
+_STATE = """
+SELECT (SELECT value FROM celeriac_state WHERE name = 'cancel_version'),
+       (SELECT expires FROM celeriac_workers WHERE epoch = ?1)
+"""
 _DUE = "SELECT due, id FROM celeriac_schedule WHERE queue = ?1 AND due <= ?2 ORDER BY due, id LIMIT ?3"
 _PROMOTE = """
 INSERT INTO celeriac_ready (queue, priority, position, id)
 SELECT s.queue, m.priority, s.due - ?4, s.id FROM celeriac_schedule AS s JOIN celeriac_messages AS m ON m.id = s.id
 WHERE s.queue = ?1 AND (s.due, s.id) <= (?2, ?3)
 """
+_IDS_AT_ONCE = 512
 _AT_ONCE = 2000
 """So many scheduled messages are made ready in one cycle; the others in the next ones."""
 
@@ -149,28 +152,25 @@ def finish(connection: sqlite3.Connection, finished: Sequence[Completion], now: 
     """Carry out completions together. Raises one of DATA_ERRORS when one of them can't be; the caller rolls back and
     calls `finish_singly`."""
     verdicts: list[Verdict] = []
-    tags: list[tuple[int, int]] = []
-    for completion in finished:
-        tags.append((0, 0) if completion.receipt is None else _parts(completion.receipt.tag))
-    ids = json.dumps([number for number, _ in tags if number])
-    held = {row[0]: row for row in connection.execute(_HELD, (ids,))}
+    tags = [None if completion.receipt is None else _parts(completion.receipt.tag) for completion in finished]
+    ids = [tag[0] for tag in tags if tag is not None]
+    held: dict[int, int] = dict(_for_ids(connection, "SELECT id, claim FROM celeriac_inflight WHERE id IN", ids))
     acknowledged: list[int] = []
     settled: list[int] = []
     stores = []
     envelopes: list[Envelope] = []
-    for completion, (number, claim) in zip(finished, tags, strict=True):
-        if number:
-            row = held.pop(number, None)
-            if row is None or row[1] != claim:
-                if row is not None:
-                    held[number] = row
+    for completion, tag in zip(finished, tags, strict=True):
+        if tag is not None:
+            number, claim = tag
+            if held.get(number) != claim:
                 verdicts.append(LOST)
                 continue
+            del held[number]
             settlement = completion.settlement
             if isinstance(settlement, Ack):
                 acknowledged.append(number)
             else:
-                _settle(connection, row, settlement, now)
+                _settle(connection, number, settlement, now)
                 settled.append(number)
         if completion.store is not None:
             stores.append(completion.store)
@@ -178,13 +178,9 @@ def finish(connection: sqlite3.Connection, finished: Sequence[Completion], now: 
             envelopes += completion.publish
         verdicts.append(DONE)
     if acknowledged:
-        text = json.dumps(acknowledged)
-        connection.execute("DELETE FROM celeriac_messages WHERE id IN (SELECT value FROM json_each(?))", (text,))
+        _for_ids(connection, "DELETE FROM celeriac_messages WHERE id IN", acknowledged)
         settled += acknowledged
-    if settled:
-        connection.execute(
-            "DELETE FROM celeriac_inflight WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(settled),)
-        )
+    _for_ids(connection, "DELETE FROM celeriac_inflight WHERE id IN", settled)
     if stores:
         sqlite_results.put(connection, stores, now)
     if envelopes:
@@ -192,16 +188,36 @@ def finish(connection: sqlite3.Connection, finished: Sequence[Completion], now: 
     return verdicts
 
 
+def _for_ids(connection: sqlite3.Connection, statement: str, ids: Sequence[int]) -> list[tuple[int, int]]:
+    """Run a statement that ends with `IN` for some ids. The hot path: json_each costs more, for a few ids much more."""
+    found: list[tuple[int, int]] = []
+    for start in range(0, len(ids), _IDS_AT_ONCE):
+        part = ids[start : start + _IDS_AT_ONCE]
+        size = 1 << (len(part) - 1).bit_length()  # few different texts, so that they stay prepared
+        found += connection.execute(_with_marks(statement, size), (*part, *(None,) * (size - len(part)))).fetchall()
+    return found
+
+
+@lru_cache(maxsize=64)
+def _with_marks(statement: str, size: int) -> str:
+    return f"{statement} ({', '.join('?' * size)})"
+
+
 def _parts(tag: str) -> tuple[int, int]:
     """The message and the claim that a receipt's tag names; (-1, 0) for a tag that no claim has made."""
     number, _, claim = tag.partition(".")
-    return (int(number), int(claim)) if number.isdecimal() and claim.isdecimal() else (-1, 0)
+    try:
+        return int(number), int(claim)
+    except ValueError:
+        return -1, 0
 
 
-def _settle(
-    connection: sqlite3.Connection, row: tuple[int, int, int, str, int], settlement: Settlement, now: float
-) -> None:
-    number, _, position, queue, priority = row
+def _settle(connection: sqlite3.Connection, number: int, settlement: Settlement, now: float) -> None:
+    position, queue, priority = connection.execute(
+        """SELECT f.position, m.queue, m.priority FROM celeriac_inflight AS f
+           JOIN celeriac_messages AS m ON m.id = f.id WHERE f.id = ?""",
+        (number,),
+    ).fetchone()
     blob: bytes | None = None
     match settlement:
         case Return(blob):
@@ -252,15 +268,19 @@ def finish_singly(connection: sqlite3.Connection, finished: Sequence[Completion]
 # Claiming
 
 
-def promote(connection: sqlite3.Connection, queues: Iterable[str], now: float) -> None:
-    """Put what is due to the heads of its queues."""
+def promote(connection: sqlite3.Connection, queues: Sequence[str], now: float) -> float | None:
+    """Put what is due to the heads of its queues. Returns when the next one is due."""
+    due = next_due(connection, queues)
+    if due is None or due > now:
+        return due
     for queue in queues:
-        due = connection.execute(_DUE, (queue, int(now * 1e6), _AT_ONCE)).fetchall()
-        if due:
-            connection.execute(_PROMOTE, (queue, *due[-1], _EARLIER))
+        rows = connection.execute(_DUE, (queue, int(now * 1e6), _AT_ONCE)).fetchall()
+        if rows:
+            connection.execute(_PROMOTE, (queue, *rows[-1], _EARLIER))
             connection.execute(
-                "DELETE FROM celeriac_schedule WHERE queue = ? AND (due, id) <= (?, ?)", (queue, *due[-1])
+                "DELETE FROM celeriac_schedule WHERE queue = ? AND (due, id) <= (?, ?)", (queue, *rows[-1])
             )
+    return next_due(connection, queues)
 
 
 def next_due(connection: sqlite3.Connection, queues: Iterable[str]) -> float | None:
@@ -319,37 +339,40 @@ def claim(
     if want.count <= 0:
         return deliveries, False
     last: dict[str, tuple[int, int, int]] = {}
-    count = want.count
-    with closing(_in_turn(connection, queues, count)) as ready:
-        while count > 0 and size < want.size and (row := next(ready, None)) is not None:
-            queue, priority, position, message, blob = row
+    claimed = len(deliveries)
+    with closing(_in_turn(connection, queues, want.count)) as ready:
+        for queue, priority, position, message, blob in ready:
             deliveries.append(Delivery(Receipt(queue, f"{message}.{number}"), blob))
-            size += len(blob)
             last[queue] = (priority, position, message)
-            count -= 1
+            size += len(blob)
+            if size >= want.size:
+                break
     for queue, (priority, position, message) in last.items():
         connection.execute(_TAKE, (epoch, number, queue, priority, position, message))
         connection.execute(_TAKEN, (queue, priority, position, message))
-    return deliveries, (count <= 0 or size >= want.size) and has_ready(connection, queues)
+    full = len(deliveries) - claimed >= want.count or size >= want.size
+    return deliveries, full and has_ready(connection, queues)
 
 
-def _in_turn(
-    connection: sqlite3.Connection, queues: Sequence[str], count: int
-) -> Generator[tuple[str, int, int, int, bytes], None, None]:
-    """Ready messages of some queues: the more urgent first; among equals one queue after the other, so that a long
-    queue starves no other."""
-    cursors = [connection.execute(_NEXT, (queue, count)) for queue in queues]
+Row = tuple[str, int, int, int, bytes]
+
+
+def _in_turn(connection: sqlite3.Connection, queues: Sequence[str], count: int) -> Generator[Row, None, None]:
+    """The first `count` ready messages of some queues: the more urgent first; among equals one queue after the other,
+    so that a long queue starves no other."""
+    cursors: list[sqlite3.Cursor] = [connection.execute(_NEXT, (queue, count)) for queue in queues]
     try:
         if len(queues) == 1:
-            queue = queues[0]
-            for priority, position, message, blob in cursors[0]:
-                yield queue, priority, position, message, blob
+            yield from cursors[0]
             return
         heads = {n: row for n, cursor in enumerate(cursors) if (row := cursor.fetchone()) is not None}
         while heads:
-            urgent = min(row[0] for row in heads.values())
-            for n in [n for n, row in heads.items() if row[0] == urgent]:
-                yield queues[n], *heads[n]
+            urgent = min(row[1] for row in heads.values())
+            for n in [n for n, row in heads.items() if row[1] == urgent]:
+                yield heads[n]
+                count -= 1
+                if not count:
+                    return
                 row = cursors[n].fetchone()
                 if row is None:
                     del heads[n]
@@ -363,11 +386,13 @@ def _in_turn(
 # Leases
 
 
-def hold_lease(connection: sqlite3.Connection, epoch: str, now: float, lease: float) -> None:
-    """See that a worker that claims has a lease: without one nobody would ever give back what it claims."""
-    row = connection.execute("SELECT expires FROM celeriac_workers WHERE epoch = ?", (epoch,)).fetchone()
-    if row is None or row[0] <= now * 1e6:
+def hold_lease(connection: sqlite3.Connection, epoch: str, now: float, lease: float) -> int:
+    """See that a worker that claims has a lease: without one nobody would ever give back what it claims. Returns the
+    version of the cancel list, which lies on the way."""
+    version, expires = connection.execute(_STATE, (epoch,)).fetchone()
+    if expires is None or expires <= now * 1e6:
         _set_lease(connection, epoch, now, lease)
+    return version or 0
 
 
 def _set_lease(connection: sqlite3.Connection, epoch: str, now: float, lease: float) -> None:
@@ -607,10 +632,9 @@ def cancelled(connection: sqlite3.Connection, now: float) -> tuple[int, frozense
     return cancel_version(connection), frozenset(name for (name,) in rows)
 
 
-def tidy(connection: sqlite3.Connection, now: float, limit: int) -> bool:
-    """Delete what is of no use any more, up to `limit` results at a time. Is there more to delete?"""
+def tidy(connection: sqlite3.Connection, now: float) -> None:
+    """Delete what is of no use any more. Results have a Sweeper of their own."""
     over = int(now * 1e6)
     connection.execute("DELETE FROM celeriac_published WHERE until <= ?", (over,))
     connection.execute("DELETE FROM celeriac_cancelled WHERE until <= ?", (over,))
     connection.execute("DELETE FROM celeriac_notices WHERE expires <= ?", (over,))
-    return sqlite_results.sweep(connection, now, limit)

@@ -36,16 +36,15 @@ def _commit(
     database: Database, batches: Sequence[Sequence[Envelope]], now: float, timeout: float | None
 ) -> None:
     envelopes = batches[0] if len(batches) == 1 else [envelope for batch in batches for envelope in batch]
-    database.connection()  # it may be opened anew here, and know nothing
-    unnamed = {envelope.queue for envelope in envelopes} - database.known
+    queues = {envelope.queue for envelope in envelopes}
 
     def work(connection: Connection) -> None:
-        if unnamed:
-            sqlite_queue.name_queues(connection, unnamed)
+        if not queues <= database.known:
+            sqlite_queue.name_queues(connection, queues)
         sqlite_queue.publish(connection, envelopes, now, remember=True)
 
     database.write(work, timeout)
-    database.known |= unnamed
+    database.known |= queues
 
 
 class _Ticket:

@@ -9,9 +9,12 @@ import math
 import os
 import random
 import sqlite3
+import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import parse_qsl, unquote
@@ -155,14 +158,21 @@ class Database:
         self.commits = 0
         """Number of transactions that wrote."""
         self._connection: sqlite3.Connection | None = None
+        self._opened = 0
         self._pid = 0
         self._file = (0, 0)
+        self._busy = threading.RLock()
         self._wal = f"{location.path}-wal"
         self._wal_limit = wal_limit
         self._no_fold_before = 0.0
+        _watch_forks(self)
 
     def connection(self) -> sqlite3.Connection:
         """The open connection. Raises OperationalError or ImproperlyConfigured when the file can't be used."""
+        with self._busy:
+            return self._opened_connection()
+
+    def _opened_connection(self) -> sqlite3.Connection:
         connection = self._connection
         if connection is not None:
             if self._pid == os.getpid():
@@ -175,8 +185,7 @@ class Database:
                 # Someone deleted or replaced the file: what we wrote to the old one nobody would ever read.
                 self.close()
             else:
-                _inherited.append(connection)
-                self._connection = None
+                self._disown()
         return self._open()
 
     def _open(self) -> sqlite3.Connection:
@@ -213,6 +222,7 @@ class Database:
         self._file = (found.st_dev, found.st_ino)
         self._pid = os.getpid()
         self._connection = connection
+        self._opened += 1
         self.known.clear()
         return connection
 
@@ -256,49 +266,55 @@ class Database:
         """Run `work` in one transaction: all of it or nothing. Waits up to `timeout` seconds for other writers.
         Raises OperationalError; what is wrong with the values themselves comes out as it is, nothing done."""
         deadline = time.monotonic() + (self.location.timeout if timeout is None else timeout)
-        connection = self.connection()
-        try:
+        _give_way()
+        with self._busy:
+            connection = self._opened_connection()
             try:
-                connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                if _code(error) not in _BUSY:
-                    raise
-                self._begin(connection, deadline)
-            result = work(connection)
-            connection.execute("COMMIT")
-        except BaseException as error:
-            self._undo(connection, error)
-            raise
-        self.commits += 1
-        self._fold(connection)
-        return result
+                try:
+                    connection.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError as error:
+                    if _code(error) not in _BUSY:
+                        raise
+                    self._begin(connection, deadline)
+                result = work(connection)
+                connection.execute("COMMIT")
+            except BaseException as error:
+                self._undo(connection, error)
+                raise
+            self.commits += 1
+            self._fold(connection)
+            return result
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` on one consistent state of the database. Writers don't keep it waiting."""
-        connection = self.connection()
+        _give_way()
+        with self._busy:
+            connection = self._opened_connection()
 
-        def whole() -> T:
-            connection.execute("BEGIN")
+            def whole() -> T:
+                connection.execute("BEGIN")
+                try:
+                    return work(connection)
+                finally:
+                    connection.execute("COMMIT")
+
             try:
-                return work(connection)
-            finally:
-                connection.execute("COMMIT")
-
-        try:
-            return self._retrying(whole, time.monotonic() + self.location.timeout)
-        except BaseException as error:
-            self._undo(connection, error)
-            raise
+                return self._retrying(whole, time.monotonic() + self.location.timeout)
+            except BaseException as error:
+                self._undo(connection, error)
+                raise
 
     def version(self) -> tuple[int, int]:
         """Differs when another connection, or this one, has changed the database. Costs some microseconds."""
-        connection = self.connection()
-        try:
-            [number] = connection.execute("PRAGMA data_version").fetchone()
-        except sqlite3.Error as error:
-            self._undo(connection, error)
-            raise
-        return int(number), self.commits
+        _give_way()
+        with self._busy:
+            connection = self._opened_connection()
+            try:
+                [number] = connection.execute("PRAGMA data_version").fetchone()
+            except sqlite3.Error as error:
+                self._undo(connection, error)
+                raise
+            return int(number) + self._opened * 1_000_000_007, self.commits
 
     def _undo(self, connection: sqlite3.Connection, error: BaseException) -> None:
         """Roll back after a failure, and raise it in our words where it is not about the values."""
@@ -331,21 +347,73 @@ class Database:
         except sqlite3.Error:  # the commit before stands: this is for the next one to try
             busy = 1
         # The next commit shortens the file. Should it not, others' settings differ: don't fold after each commit.
-        self._no_fold_before = now + (5.0 if busy else 0.1)
+        self._no_fold_before = now + (5.0 if busy else 0.02)
+
+    def _disown(self) -> None:
+        """After a fork that Python did not see begin (uWSGI's): be rid of the parent's connection before one of our
+        own is opened, which would otherwise share its locks, and so have none. One that was in use is left alone."""
+        connection, self._connection = self._connection, None
+        self._busy = threading.RLock()
+        if connection is not None and connection.in_transaction:
+            _inherited.append(connection)
+        elif connection is not None:
+            connection.close()
 
     def close(self) -> None:
         """Close the connection. The next use opens it again."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            if self._pid == os.getpid():
+        with self._busy:
+            connection, self._connection = self._connection, None
+            if connection is not None:
                 with suppress(sqlite3.Error):
                     connection.close()
-            else:
-                _inherited.append(connection)
+
+    def before_fork(self) -> None:
+        """Wait for what is under way and close the connection: SQLite forbids to carry one across a fork."""
+        self._busy.acquire()
+        self.close()
+
+    def after_fork(self) -> None:
+        """Let others use it again, in the parent and in the child."""
+        self._busy.release()
 
 
 _inherited: list[sqlite3.Connection] = []
-"""Connections of the parent process, kept after a fork: SQLite forbids a child to use them, and to close them too."""
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+_forking: list[Database] = []
+_fork_lock = threading.Lock()
+
+
+def _watch_forks(database: Database) -> None:
+    _hook()
+    with _fork_lock:
+        _databases.add(database)
+
+
+@cache
+def _hook() -> None:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+
+
+def _before_fork() -> None:
+    _fork_lock.acquire()
+    _forking.extend(_databases)
+    for database in _forking:
+        database.before_fork()
+
+
+def _give_way() -> None:
+    """Let a fork that is waiting for us be done first: a lock alone is not fair, and a busy thread would starve it."""
+    if _forking:
+        with _fork_lock:
+            pass
+
+
+def _after_fork() -> None:
+    for database in _forking:
+        database.after_fork()
+    _forking.clear()
+    _fork_lock.release()
 
 
 def _make_private(folder: str) -> None:

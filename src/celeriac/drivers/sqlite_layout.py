@@ -76,7 +76,6 @@ CREATE TABLE celeriac_results (
     stored INTEGER NOT NULL,
     document BLOB NOT NULL
 );
-CREATE INDEX celeriac_results_expires ON celeriac_results (expires) WHERE expires IS NOT NULL;
 CREATE TABLE celeriac_groups (id TEXT PRIMARY KEY, expires INTEGER, document BLOB NOT NULL) WITHOUT ROWID;
 """
 

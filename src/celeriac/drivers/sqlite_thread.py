@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -22,6 +23,7 @@ class DatabaseThread:
         self._database = Database(location, wal_limit)
         self._jobs: queue.SimpleQueue[Callable[[Database], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._pid = os.getpid()
 
     async def run(self, work: Callable[[Database], T]) -> T:
         """Have the thread do `work`. It is done also when the caller is cancelled meanwhile."""
@@ -42,13 +44,16 @@ class DatabaseThread:
 
     def submit(self, job: Callable[[Database], None]) -> None:
         """Have the thread do a job that looks after its own outcome and raises nothing."""
+        if self._pid != os.getpid():  # forked: the thread has stayed behind, with its jobs
+            self._pid, self._thread, self._jobs = os.getpid(), None, queue.SimpleQueue()
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="celeriac-sqlite", daemon=True)
             self._thread.start()
         self._jobs.put(job)
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        jobs = self._jobs
+        while (job := jobs.get()) is not None:
             job(self._database)
             del job  # or its message would stay in memory until the next one
         self._database.close()
@@ -56,7 +61,7 @@ class DatabaseThread:
     async def close(self) -> None:
         """Finish what was asked for and close the connection. The next use starts anew."""
         thread, self._thread = self._thread, None
-        if thread is not None:
+        if thread is not None and self._pid == os.getpid():
             self._jobs.put(None)
             await asyncio.to_thread(thread.join)
 
