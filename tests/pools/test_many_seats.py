@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from celeriac.model.outcome import Report
 from tests.pools.rig import Child, Rig, rigs
 
 SEATS = 4
@@ -23,10 +26,6 @@ def child(request: pytest.FixtureRequest) -> Iterator[Child]:
         pytest.skip(f"{kind} is not installed")
     for rig in rigs(kind, SEATS):
         yield rig.child()
-
-
-def kind_of(request: pytest.FixtureRequest) -> str:
-    return str(request.node.callspec.params["child"])
 
 
 def test_every_kind_of_task(child: Child) -> None:
@@ -130,17 +129,31 @@ def test_a_late_cancel_hits_nobody(child: Child) -> None:
     assert child.outcome(child.run("agather", 3)) == [0, 2, 4]
 
 
-def test_cancels_that_race_with_the_end(child: Child) -> None:
-    """Whenever a CANCEL comes, the call ends in one way and the child goes on."""
-    for number in range(60):
-        task = ("anap", "nap", "slow_steps")[number % 3]
-        seq = child.run(task, 0.01)
-        time.sleep(0.009 + number * 0.00005)
-        child.cancel(seq, "soft")
-        outcome = child.outcome(seq)
-        assert outcome in (0.01, "slept", "caught") or outcome.state == "FAILURE"
-    child.send(*(child.call("anap", 0.05) for _ in range(SEATS * 2)))
-    assert [child.outcome(child.seq - n) for n in range(SEATS * 2)] == [0.05] * (SEATS * 2)
+@pytest.mark.parametrize("rounds", [50, pytest.param(1000, marks=pytest.mark.full)])
+def test_cancels_at_any_moment(child: Child, rounds: int) -> None:
+    """Whenever a CANCEL strikes (before, in or after its call, while the parent is asked), each call ends in one of
+    the ways it may, and the child and its line stay whole."""
+    dice = random.Random(rounds)
+    made: list[tuple[str, tuple[Any, ...]]] = [
+        ("nap", (0.002,)), ("anap", (0.002,)), ("ask", ("fetch", 7)), ("aask", ("fetch", 7)), ("add", (1, 1)),
+        ("agather", (2,)),
+    ]  # fmt: skip
+    good = [0.002, 7, 2, [0, 2]]
+    for _ in range(rounds):
+        calls = [child.run(task, *args) for task, args in dice.choices(made, k=SEATS)]
+        for seq in dice.sample(calls, SEATS):
+            time.sleep(dice.random() * 0.001)
+            child.cancel(seq, dice.choice(["soft", "hard", "terminate"]))
+        for seq in calls:
+            outcome = child.outcome(seq)
+            if not isinstance(outcome, Report):
+                assert outcome in good
+            elif outcome.state == "FAILURE":
+                assert "TimeLimitExceeded" in outcome.result
+            else:
+                assert outcome.state == "REVOKED"
+    assert "INTERNAL ERROR" not in child.rig.output()
+    assert child.slots.running() == []
 
 
 def test_requests_from_many_calls(child: Child) -> None:

@@ -186,6 +186,20 @@ def test_an_interruption_inside_a_timeout() -> None:
     assert document(asyncio.run(interrupted(runner(task), blob("task"), "soft")))["result"] == "caught"
 
 
+@pytest.mark.parametrize(("how", "result"), [("hard", "TimeLimitExceeded(9)"), ("terminate", "TaskRevokedError")])
+def test_a_task_group_does_not_hide_who_ended_the_call(how: str, result: str) -> None:
+    """What strikes inside a group comes out wrapped."""
+
+    async def task() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.sleep(5))
+            await asyncio.sleep(5)
+
+    ran = asyncio.run(interrupted(runner(task), blob("task", timelimit=(9, 8)), how))
+    assert isinstance(ran, Report)
+    assert ran.result.startswith(result)
+
+
 def test_an_interruption_that_comes_too_late() -> None:
     """The call has its result; whoever awaited it is not cancelled."""
     made = runner(FakeTask(nap, "nap"))

@@ -47,17 +47,25 @@ class Seat(threading.Thread):
 
     def strike(self, seq: int, error: BaseException) -> bool:
         """Raise `error` in this thread if it runs call `seq`. Called from another thread."""
-        runner = self.runner
+        runner, shield, put = self.runner, self._shield, _set_exception
+        ident, kind = self.ident, type(error)
         if runner.armed != seq:
             return False
-        if runner.interrupt(seq, error):
-            return True
-        shield = self._shield
-        if runner.armed == seq:
+        drive = runner.drive
+        # From a test to what it guards nothing may be called: a call is where another thread may come in between.
+        if drive is not None:
+            if drive.stepping:
+                if shield.depth:
+                    shield.pending = error
+                else:
+                    put(ident, kind)
+            else:
+                drive.interrupt_threadsafe(error)
+        elif runner.armed == seq:
             if shield.depth:
                 shield.pending = error
             else:
-                _set_exception(self.ident, type(error))
+                put(ident, kind)
         return True
 
 

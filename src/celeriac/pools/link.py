@@ -54,6 +54,21 @@ class _Wait:
             self.lock.release()
 
 
+class _Shielded:
+    """Where an exception from outside may not strike this thread."""
+
+    __slots__ = ("_shield",)
+
+    def __enter__(self) -> None:
+        self._shield = shields.get(threading.get_ident())
+        if self._shield is not None:
+            self._shield.depth += 1
+
+    def __exit__(self, *exc: object) -> None:
+        if self._shield is not None:
+            self._shield.leave()
+
+
 class Link:
     """Numbered requests to the parent. Safe for threads, greenlets and event loops at the same time."""
 
@@ -114,21 +129,21 @@ class Link:
 
         loop = asyncio.get_running_loop()
         wait = _Wait(loop, loop.create_future())
-        number = self._register(wait)
-        try:
+        with _Shielded():
+            number = self._register(wait)
             self._watch(loop)
-            try:
-                self._send(op, number, args)
-                if self._out and not self._flush():
-                    loop.add_writer(self._fd, self._on_writable, loop)
-                async with asyncio.timeout(timeout):
-                    return await wait.future
-            except builtins.TimeoutError:
-                raise _late(op, timeout) from None
-            finally:
-                self._unwatch(loop)
+            self._send(op, number, args)
+            if self._out and not self._flush():
+                loop.add_writer(self._fd, self._on_writable, loop)
+        try:
+            async with asyncio.timeout(timeout):
+                return await wait.future
+        except builtins.TimeoutError:
+            raise _late(op, timeout) from None
         finally:
-            self._forget(number, wait)
+            with _Shielded():
+                self._unwatch(loop)
+                self._forget(number, wait)
 
     def close(self) -> None:
         """Every request that is open fails, and so does every later one."""

@@ -52,6 +52,10 @@ class Interruptible(Protocol):
         """Throw `error` into it at its next step. On the loop's thread."""
         ...
 
+    def interrupt_threadsafe(self, error: BaseException) -> None:
+        """The same from another thread."""
+        ...
+
 
 class Job(Protocol):
     """An opened message."""
@@ -77,6 +81,8 @@ class Runner(Protocol):
 
     armed: int
     """The call whose user code may be interrupted in this thread; 0: none."""
+    drive: Any
+    """Interruptible: the coroutine call that is armed, if it is one."""
     on_started: Callable[[Store], None]
     before_slow: Callable[[], None]
     """Called before a task that is known to be slow, or not known."""

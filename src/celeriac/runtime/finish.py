@@ -138,11 +138,11 @@ class Finish:
             return self._rejected(job, error)
         if isinstance(error, Ignore):
             return self._ignored(job, error)
-        if isinstance(error, TerminatedByOperator):
+        if _holds(error, TerminatedByOperator):
             report = self.ended(job.seq, job.message, job.plan, "terminated", "", job)
             self._postrun(job, error, "REVOKED")
             return report
-        if isinstance(error, HardLimit):
+        if _holds(error, HardLimit):
             error = TimeLimitExceeded(self._limit_of(job))
         elif not isinstance(error, Exception):
             error = _as_lost(error)
@@ -482,6 +482,13 @@ class Finish:
         self._fresh_until = now + FRESH_SECONDS
         self._date = f"{self._prefix}.{micro:06d}+00:00" if micro else f"{self._prefix}+00:00"
         return self._date
+
+
+def _holds(error: BaseException, kind: type[BaseException]) -> bool:
+    """Whether it is one of that kind, or a task group has wrapped one."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(_holds(inner, kind) for inner in error.exceptions)
+    return isinstance(error, kind)
 
 
 def _as_lost(error: BaseException) -> WorkerLostError:

@@ -54,7 +54,8 @@ class Runner:
         self._plans: dict[str, Plan] = {}
         self._finish = Finish(self._plan, settings, pack, self.lines)
         self._loop: Any = None
-        self._drive: Drive | None = None
+        self.drive: Drive | None = None
+        """The coroutine call that is armed, if it is one."""
         self._accept = settings.accept
         self._hostname = settings.hostname
         self._plain = (
@@ -251,7 +252,7 @@ class Runner:
             return self._broken(job, error)
         finally:
             self.armed = 0
-            self._drive = None
+            self.drive = None
 
     def _drop_loop(self) -> None:
         """An exception went through the loop itself: nobody knows what it is still good for."""
@@ -262,7 +263,7 @@ class Runner:
     def interrupt(self, seq: int, error: BaseException) -> bool:
         """Throw into call `seq` if it waits in this runner's event loop. False: it runs on the thread itself, so the
         exception is to be raised there. From any thread, and from a signal handler."""
-        drive = self._drive
+        drive = self.drive
         if drive is None or drive.stepping or self.armed != seq:
             return False
         drive.interrupt_threadsafe(error)
@@ -301,7 +302,7 @@ class Runner:
             drive.attach(asyncio.get_running_loop(), asyncio.current_task())
             try:
                 try:
-                    self._drive = drive
+                    self.drive = drive
                     self.armed = job.seq
                     value = await drive
                 finally:
