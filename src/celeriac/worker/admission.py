@@ -31,6 +31,9 @@ class Wait:
 
     until: float
     headers: dict[str, object] | None = None
+    offer: bool = False
+    """Not into the schedule but back to the head, without claiming in the same step: whoever else waits at the queue
+    (a Celery worker that knows the task) gets it first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +76,13 @@ def decide(
     if traits is None:
         first, tries = unknown
         first = first or now
-        delay = min(LONGEST_UNKNOWN_DELAY, FIRST_UNKNOWN_DELAY * 2.0 ** min(tries, 20))
+        headers: dict[str, object] = {UNKNOWN_HEADER: [first, tries + 1]}
+        if tries % 2 == 0:
+            return Wait(now, headers, offer=True)
+        delay = min(LONGEST_UNKNOWN_DELAY, FIRST_UNKNOWN_DELAY * 2.0 ** min(tries // 2, 20))
         if now + delay > first + limits.unknown_patience:
             return End("unregistered")
-        return Wait(now + delay, {UNKNOWN_HEADER: [first, tries + 1]})
+        return Wait(now + delay, headers)
     hard, soft = head.timelimit or (None, None)
     return Run(
         soft=_first(soft, traits.soft_time_limit, limits.soft),

@@ -47,6 +47,8 @@ class Dispatch:
         self.buckets = Buckets(enabled=config.rate_limits)
         self.known: dict[int, Held] = {}
         self.pool: Pool | InProcess = _pool(self, config)
+        self.offering = False
+        """The next cycle gives a message back for others to take, and must not claim it itself."""
         self.huge = False
         """Something huge went through since memory was last given back."""
         self.processed: dict[str, int] = {}
@@ -142,7 +144,11 @@ class Dispatch:
                     head.id,
                     self._limits.unknown_patience,
                 )
-            self._settle(held, Completion(held.receipt, Delay(decision.until, changed)))
+            if decision.offer:
+                self.offering = True
+                self._settle(held, Completion(held.receipt, Return(changed)))
+            else:
+                self._settle(held, Completion(held.receipt, Delay(decision.until, changed)))
             return
         if isinstance(decision, End):
             if decision.why in ("lost", "unregistered"):

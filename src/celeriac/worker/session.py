@@ -96,6 +96,8 @@ class Session:
                 drained = False
                 continue
             kick.clear()
+            if dispatch.offering:
+                want, dispatch.offering = 0, False
             parked = dispatch.buckets.demand() if want else {}
             finished, held, uncertain = outbox.take(BATCH)
             settle: Sequence[Completion] = finished
@@ -120,7 +122,7 @@ class Session:
             if parked:
                 dispatch.buckets.claimed(parked)
             self._next_due = turn.next_due
-            drained = len(turn.deliveries) < want and not turn.more
+            drained = 0 < want and len(turn.deliveries) < want and not turn.more
 
     def _verdicts(self, held: list[Held | None], verdicts: Sequence[Verdict], uncertain: int) -> None:
         dispatch = self.dispatch
