@@ -1,5 +1,5 @@
-"""Has real Celery send the calls of `CALLS` and prints what it put on the wire. Run by Celery's own Python, and imported
-by the test, which makes celeriac send the same."""
+"""Has real Celery send the calls of `CALLS` and prints what it put on the wire. Run by Celery's own Python, and by the
+test, which makes celeriac send the same."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def make_tasks(app: Any) -> dict[str, Any]:
 
 def main() -> None:
     """Send each call to a memory transport and print the envelopes."""
-    from celery import Celery
+    from celery import Celery  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     app = Celery("x", broker="memory://", backend="cache+memory://")
     app.conf.update(SETTINGS)

@@ -71,7 +71,7 @@ def test_a_deadline(bridge: Bridge) -> None:
 def test_many_threads_at_once(bridge: Bridge) -> None:
     """All on one loop."""
     found: list[int] = []
-    threads = [threading.Thread(target=lambda n=n: found.append(bridge.run(later(n, 0.05)))) for n in range(32)]  # type: ignore[misc]
+    threads = [threading.Thread(target=lambda n=n: found.append(bridge.run(later(n, 0.05)))) for n in range(32)]
     began = time.monotonic()
     for thread in threads:
         thread.start()

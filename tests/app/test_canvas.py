@@ -91,7 +91,7 @@ def test_links(add: Any, broker: Broker) -> None:
     message = broker.last()
     assert (message.callbacks or [])[0]["options"]["link"][0]["args"] == [4]
     assert (message.errbacks or [])[0]["args"] == [3]
-    single = Signature("add", options={"link": dict(other)})
+    single: Signature[Any] = Signature("add", options={"link": dict(other)})
     single.link(add.s(9))
     assert len(single.options["link"]) == 2
 

@@ -52,7 +52,11 @@ def test_always_eager(app: Celeriac, broker: Broker) -> None:
 
 def test_failures(app: Celeriac) -> None:
     """Kept in the result; raised with `throw` or `task_eager_propagates`."""
-    task = app.task(name="t")(lambda: {}["missing"])
+
+    def fail() -> None:
+        raise KeyError("missing")
+
+    task = app.task(name="t")(fail)
     result = task.apply()
     assert (result.state, result.failed()) == ("FAILURE", True)
     assert "KeyError: 'missing'" in (result.traceback or "")
@@ -151,7 +155,11 @@ def test_links_follow(app: Celeriac, broker: Broker) -> None:
 
     old = app.task(name="old")(lambda task_id: heard.append(task_id))
     add = app.task(name="add")(lambda x, y: x + y)
-    fail = app.task(name="fail")(lambda: {}["k"])
+
+    @app.task(name="fail")
+    def fail() -> None:
+        raise KeyError("k")
+
     add.apply((1, 2), link=note.s())
     assert broker.last().args == [3]
     app.conf.task_always_eager = True

@@ -17,7 +17,6 @@ from celeriac import telemetry
 from celeriac.app import program, registry
 from celeriac.errors import ImproperlyConfigured, OperationalError
 from celeriac.model.message import Delay, Envelope
-from celeriac.model.outcome import Report
 from celeriac.wire import record
 from celeriac.wire.ids import new_id
 from celeriac.wire.task import TaskMessage, pack, unpack
@@ -146,8 +145,7 @@ def test_tasks_reach_the_broker_through_the_parent(project: str) -> None:
     document, _ = run(runner, "add", 1, 2)
     assert record.read(document).result == 3
     report = run(runner, "sends", 5, root_id="root")
-    store = report.store if isinstance(report, Report) else None
-    document = store.document if store is not None else report[0]
+    document = report.store.document if hasattr(report, "store") else report[0]
     (state, stores), (publish, (envelope,)) = line.asked
     assert (state, publish) == ("store", "publish")
     assert record.read(stores[0].document).status == "PROGRESS"

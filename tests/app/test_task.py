@@ -98,7 +98,8 @@ def test_acks_on_failure_follows_the_umbrella(app: Celeriac) -> None:
     """The task's own word, its umbrella, the setting, the setting's umbrella, yes."""
 
     def resolved(**options: Any) -> tuple[bool, bool]:
-        traits = app.task(name=str(len(app.tasks)), **options)(lambda: None).traits()
+        decorate: Any = app.task(name=str(len(app.tasks)), **options)
+        traits = decorate(lambda: None).traits()
         return traits.acks_on_failure, traits.acks_on_timeout
 
     assert resolved() == (True, True)
@@ -117,17 +118,20 @@ def test_a_base_class_gives_handlers_and_options(app: Celeriac) -> None:
         max_retries = 9
         serializer = None
 
+        started_as = ""
+
         def __init__(self) -> None:
             self.started_as = self.name
 
         def on_failure(self, exc: Any, task_id: Any, args: Any, kwargs: Any, einfo: Any) -> None:
             pass
 
-    task = app.task(base=Mine, name="mine")(lambda: None)
+    task: Any = app.task(base=Mine, name="mine")(lambda: None)
     plain = app.task(name="plain")(lambda: None)
-    assert isinstance(task, Mine)
     assert isinstance(task, Task)
-    assert (task.max_retries, task.serializer, task.started_as) == (9, "json", "mine")
+    assert isinstance(task, Mine)
+    assert (task.max_retries, task.started_as) == (9, "mine")
+    assert getattr(task, "serializer") == "json"  # noqa: B009 - the class says None
     assert task.overridden == {"on_failure"}
     assert plain.overridden == frozenset()
 
@@ -135,7 +139,7 @@ def test_a_base_class_gives_handlers_and_options(app: Celeriac) -> None:
 def test_a_task_class_can_be_registered(app: Celeriac) -> None:
     """By its class or an instance of it; a name is made from module and class."""
 
-    class Adder(Task[Any, Any]):
+    class Adder(Task[..., Any]):
         def run(self, x: int) -> int:
             return x + 1
 
@@ -245,7 +249,8 @@ def test_every_option_of_apply_async_reaches_the_message(app: Celeriac, broker: 
     link = task.si(1)
     task.apply_async(
         (1,), {}, task_id="id", link=link, link_error=[task.s(2)], shadow="shade", queue="q", priority=3,
-        headers={"h": 1}, time_limit=20, soft_time_limit=10, ignore_result=True, group_id="g", group_index=2, root_id="r", parent_id="p",
+        headers={"h": 1}, time_limit=20, soft_time_limit=10, ignore_result=True, group_id="g",
+        group_index=2, root_id="r", parent_id="p",
         reply_to="me", retries=4, argsrepr="(hidden)", kwargsrepr="{hidden}", origin="here", replaced_task_nesting=1,
         stamped_headers=["s"], s="stamp", MessageGroupId="m", chain=[task.s(3)], delivery_mode="transient",
     )  # fmt: skip
@@ -307,13 +312,14 @@ def test_arguments_are_checked_when_the_task_is_called(app: Celeriac, broker: Br
     def bound(self: Any, x: int) -> int:
         return x
 
-    loose = app.task(name="loose", typing=False)(lambda x: x)
+    loose: Any = app.task(name="loose", typing=False)(lambda x: x)
+    some: Any = bound
     wrong: list[Any] = [
         lambda: add.delay(),  # type: ignore[call-arg]
         lambda: add.delay(1, 2, 3),  # type: ignore[call-arg]
         lambda: add.delay(1, w=2),  # type: ignore[call-arg]
-        lambda: bound.delay(),
-        lambda: bound.delay(1, 2),
+        lambda: some.delay(),
+        lambda: some.delay(1, 2),
         lambda: bound.apply_async((1, 2)),
         lambda: add.apply_async("ab"),
         lambda: add.apply_async((1,), [2]),  # type: ignore[arg-type]
@@ -463,7 +469,7 @@ def test_send_task_knows_no_eager_mode(app: Celeriac, broker: Broker) -> None:
 
 def test_before_task_publish_may_change_the_message(app: Celeriac, broker: Broker) -> None:
     """Headers, properties and body; `after_task_publish` hears what was sent."""
-    task = app.task(name="t")(lambda *args, **kwargs: None)
+    task: Any = app.task(name="t")(lambda *args, **kwargs: None)
     heard: list[Any] = []
 
     def before(sender: Any = None, headers: Any = None, body: Any = None, properties: Any = None, **more: Any) -> None:

@@ -122,8 +122,8 @@ def _message(
             left = max(0, int((expires - now).total_seconds() * 1000 + 0.5))
             properties["expiration"] = str(left)
     stamped = take("stamped_headers", None)
-    stamped = [stamped] if isinstance(stamped, str) else list(stamped or ())
-    stamps = {key: take(key) for key in stamped if key in said}
+    names: list[str] = [stamped] if isinstance(stamped, str) else list(stamped or ())
+    stamps = {key: take(key) for key in names if key in said}
     task_id = take("task_id", None) or new_id()
     levels = app.conf["task_repr_maxlevels"]
     argsrepr, kwargsrepr = take("argsrepr", None), take("kwargsrepr", None)
@@ -153,7 +153,7 @@ def _message(
         shadow=take("shadow", None),
         ignore_result=take("ignore_result", None),
         replaced_task_nesting=take("replaced_task_nesting", None) or 0,
-        stamped_headers=stamped or None,
+        stamped_headers=names or None,
         stamps=stamps or None,
         headers=take("headers", None),
         reply_to=take("reply_to", None) or app.thread_oid,
@@ -240,8 +240,8 @@ def pack_follow_up(
 
 def _mode(app: Any, given: Any, target: Destination) -> int:
     mode: Any = given if given is not None else target.delivery_mode or app.conf["task_default_delivery_mode"]
-    found: int = _MODES.get(mode, mode)
-    return found
+    found: Any = _MODES.get(mode)
+    return int(mode if found is None else found)
 
 
 # Signals

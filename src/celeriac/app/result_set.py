@@ -206,7 +206,7 @@ class ResultSet(ResultBase):
             else:
                 value = result.maybe_throw(propagate)
             if callback is not None:
-                callback(result.id, value)
+                callback(getattr(result, "id", ""), value)
             else:
                 values.append(value)
         for on_success, on_error in self._thens:

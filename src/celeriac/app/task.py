@@ -111,6 +111,7 @@ class Task(Generic[P, R]):
     MaxRetriesExceededError: ClassVar[type[Exception]] = errors.MaxRetriesExceededError
     OperationalError: ClassVar[type[Exception]] = OperationalError
 
+    __name__: str
     app: Any = CurrentApp()
     name: str = cast(str, None)
     abstract: bool = True
@@ -241,19 +242,19 @@ class Task(Generic[P, R]):
 
     # Handlers
 
-    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+    def before_start(self, task_id: str, args: Any, kwargs: Any, /) -> Any:
         """Called in the worker before the task runs."""
 
-    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any, /) -> Any:
         """Called in the worker when the task has returned."""
 
-    def on_retry(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+    def on_retry(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any, /) -> Any:
         """Called in the worker when the task is to be run again."""
 
-    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any, /) -> Any:
         """Called in the worker when the task has failed."""
 
-    def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+    def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any, /) -> Any:
         """Called in the worker when the task has ended, however that was."""
 
     def on_replace(self, sig: Any) -> Any:

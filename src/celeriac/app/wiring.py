@@ -158,9 +158,9 @@ class Wiring:
         sender = self._sender
         if sender is None:
             with self._lock:
-                if self._sender is None:
-                    self._sender = self._parent[0] if self._parent else self._make_sender()
                 sender = self._sender
+                if sender is None:
+                    sender = self._sender = self._parent[0] if self._parent else self._make_sender()
         return sender
 
     @property

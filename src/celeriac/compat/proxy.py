@@ -20,7 +20,7 @@ class Proxy:
         return object.__getattribute__(self, "_look")()
 
     @property  # type: ignore[misc]
-    def __class__(self) -> Any:
+    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return type(self._get_current_object())
 
     @property

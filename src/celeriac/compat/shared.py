@@ -23,7 +23,7 @@ def shared_task(*, bind: Literal[True], **opts: Any) -> Callable[[Callable[Conca
 
 
 @overload
-def shared_task(*, bind: bool = False, **opts: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def shared_task(*, bind: Literal[False] = False, **opts: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
 
 def shared_task(*args: Any, **opts: Any) -> Any:
