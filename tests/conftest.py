@@ -10,6 +10,16 @@ import pytest
 from tests.servers import ServerMissing, command, redis_server, valkey_server
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the full forms of fault tests out unless `-m` speaks of them."""
+    if "full" in str(config.option.markexpr):
+        return
+    full = [item for item in items if item.get_closest_marker("full")]
+    if full:
+        config.hook.pytest_deselected(items=full)
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
+
+
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
     """The URL of a real Redis, shared by the session: use names of your own, or `clean_redis_url`.
