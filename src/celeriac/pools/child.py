@@ -42,6 +42,8 @@ class Birth:
     side: int
     """File descriptors."""
     memory: mmap.mmap
+    known: frozenset[str]
+    """Names of the tasks that the parent has been told."""
 
 
 def load(loader: str, spec: dict[str, Any], loglevel: int = logging.WARNING) -> Program:
@@ -69,11 +71,10 @@ def live(program: Program, birth: Birth) -> int:
     slots = Slots(birth.memory, birth.index, birth.seats)
     try:
         runner = program.runner(link)
-        before = {task.name for task in program.catalogue().tasks}
         program.on_process_init()
-        after = program.catalogue()
-        if {task.name for task in after.tasks} != before:
-            work.sendall(frame(Up.CATALOGUE, msgspec.msgpack.encode(after)))
+        catalogue = program.catalogue()
+        if any(task.name not in birth.known for task in catalogue.tasks):
+            work.sendall(frame(Up.CATALOGUE, msgspec.msgpack.encode(catalogue)))
         runner.begin()
         gc.freeze()
         work.sendall(ready_frame())
@@ -165,7 +166,8 @@ def main() -> None:
         logging.getLogger("celeriac.pool").critical("a pool child can't import the app\n%s", traceback.format_exc())
         os._exit(1)
     memory = mmap.mmap(order["memory_fd"], order["blocks"] * block_size(order["seats"]))
-    birth = Birth(order["kind"], order["index"], order["seats"], order["work"], order["side"], memory)
+    known = frozenset(order["known"])
+    birth = Birth(order["kind"], order["index"], order["seats"], order["work"], order["side"], memory, known)
     leave(live(program, birth))
 
 

@@ -46,6 +46,7 @@ class Template:
         self._started: dict[int, subprocess.Popen[bytes]] = {}
         self._order: dict[str, Any] = {}
         self._program: Program | None = None
+        self._known: frozenset[str] = frozenset()
         self._spawns = False
         self._wake, self._waker = os.pipe()
         for end in (self._wake, self._waker):
@@ -121,6 +122,7 @@ class Template:
             return False
         others = tuple(t.name for t in threading.enumerate() if t is not threading.main_thread())
         self._spawns = bool(others) or order["kind"] in GREEN or not hasattr(os, "fork")
+        self._known = frozenset(task.name for task in catalogue.tasks)
         self._say("catalogue", Catalogue(catalogue.tasks, others))
         # what is there now is shared by all children: a collection must not touch (and so copy) its pages
         gc.collect()
@@ -163,7 +165,7 @@ class Template:
             reseed()
             assert self._program is not None
             memory = mmap.mmap(self._order["memory_fd"], self._order["blocks"] * block_size(self._order["seats"]))
-            code = live(self._program, Birth(self._order["kind"], index, seats, work, side, memory))
+            code = live(self._program, Birth(self._order["kind"], index, seats, work, side, memory, self._known))
         except BaseException:
             traceback.print_exc()
         finally:
@@ -176,6 +178,7 @@ class Template:
             "loader": order["loader"], "spec": order["spec"], "kind": order["kind"], "loglevel": order["loglevel"],
             "blocks": order["blocks"], "memory_fd": order["memory_fd"], "index": index, "seats": seats,
             "work": work, "side": side, "parent": os.getpid(),
+            "known": list(self._known),
         }  # fmt: skip
         with tempfile.TemporaryFile() as file:
             file.write(msgspec.msgpack.encode(letter))
