@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from benchmarks.measure import Effort, Table, Workshop, cpu, median, until, workshop
+from benchmarks.measure import Effort, Table, cpu, median, until, workshop
 from benchmarks.sides import chunks, copies
 from celeriac.brokers.sqlite import SqliteSender
 from celeriac.model.message import Envelope
@@ -28,9 +28,8 @@ def _begun(database: sqlite3.Connection, count: int) -> bool:
     return _open(database) < count
 
 
-def _template(work: Workshop, database: sqlite3.Connection, task: str) -> bytes:
-    work.run("celeriac", "one.py", "celeriac", task, "[1, 2]")
-    blob: bytes = database.execute("SELECT blob FROM celeriac_ready").fetchone()[0]
+def _template(database: sqlite3.Connection) -> bytes:
+    blob: bytes = database.execute("SELECT blob FROM celeriac_messages").fetchone()[0]
     return bytes(blob)
 
 
@@ -44,9 +43,7 @@ def one_run(mode: str, task: str, effort: Effort, guess: float) -> dict[str, Any
             work.run("celeriac", "one.py", "celeriac", task, "[1, 2]")  # makes the database
             sender = SqliteSender(f"sqlite:///{path}?synchronous=normal", {})
             with contextlib.closing(sqlite3.connect(path)) as database:
-                database.execute("DELETE FROM celeriac_ready")
-                database.commit()
-                template = _template(work, database, task)
+                template = _template(database)
                 for size in chunks(count, 2000):
                     blobs = copies(template, size)
                     sender.publish([Envelope((key := str(uuid4())), key, QUEUE, blob) for blob in blobs], 60.0)

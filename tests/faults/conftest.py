@@ -23,6 +23,16 @@ _figures: list[tuple[str, dict[str, Any]]] = []
 MakeSite = Callable[..., Site]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the full forms out unless `-m` speaks of them."""
+    if "full" in str(config.option.markexpr):
+        return
+    full = [item for item in items if item.get_closest_marker("full")]
+    if full:
+        config.hook.pytest_deselected(items=full)
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show the figures, and keep those of full runs."""
     if not _figures:

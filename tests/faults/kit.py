@@ -32,6 +32,8 @@ TASKS = Path(__file__).parent / "project"
 QUEUE = "celery"
 FINAL = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 T = TypeVar("T")
+DYING = 0.5
+"""A child that notices its parent's death by itself may still start what it had been handed."""
 SPAN = 5.0
 """Seconds beside the lease within which the work of a lost worker has to run again."""
 
@@ -85,7 +87,7 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """A worker (or one of its children) was killed."""
+    """A worker (or one of its children) was killed at this moment."""
 
     worker: str
     time: float
@@ -137,7 +139,7 @@ def check(sent: Iterable[str], marks: Sequence[Mark], kills: Sequence[Kill]) -> 
                 kill
                 for kill in kills
                 if kill.worker == before.worker
-                and before.time <= kill.time <= again.time
+                and before.time - DYING <= kill.time <= again.time
                 and (not kill.pids or before.pid in kill.pids)
             ]
             if not between:
@@ -359,9 +361,11 @@ class Site:
             for child in below:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.kill()
-        _, alive = psutil.wait_procs(below, timeout=10)
-        assert not alive, f"these outlived their parent by 10 s: {[p.pid for p in alive]}\n{worker.output[-2000:]}"
         moment = time.monotonic()
+        until(
+            lambda: not [child for child in below if _runs(child)], 10.0,
+            lambda: f"children that outlived it: {[p.pid for p in below if _runs(p)]}\n{worker.output[-2000:]}",
+        )  # fmt: skip
         kill = Kill(self.name_of(worker), moment, self.finished())
         self.kills.append(kill)
         return kill
@@ -369,6 +373,13 @@ class Site:
     def check(self) -> Findings:
         """Compare what was sent with the ledger."""
         return check(self.sent, self.ledger.marks(), self.kills)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def forms(names: str, short: Any, full: Any, timeout: int = 120) -> pytest.MarkDecorator:

@@ -24,7 +24,7 @@ app.conf.task_default_queue = {queue!r}
 def shared(value):
     return [{name!r}, value, os.getpid()]
 
-@app.task(name="only.{name}")
+@app.task(name="only.{name}", shared=False)
 def only():
     return {name!r}
 """
