@@ -22,14 +22,14 @@ from celeriac.backends.sqlite import SqliteBackend, SqliteReader
 from celeriac.brokers.lease import LeaseWatch
 from celeriac.brokers.sqlite import SqliteBroker, SqliteSender
 from celeriac.errors import EncodeError, OperationalError
-from celeriac.model.message import ACK, Completion, Demand, Envelope, Receipt, Store
+from celeriac.model.message import ACK, Completion, Dead, Demand, Envelope, Receipt, Store
 from celeriac.ports import Place
 from celeriac.testing.rigs import PATIENCE, claim, done, envelope, name_of, names, settle
 
 WORKER = """
 import asyncio, sys, uuid
 from celeriac.brokers.sqlite import SqliteBroker
-from celeriac.model.message import ACK, Completion, Demand, Store
+from celeriac.model.message import ACK, Completion, Dead, Demand, Store
 from celeriac.testing.rigs import envelope, name_of
 
 async def work(url, seed):
@@ -135,6 +135,7 @@ def test_killed_workers_lose_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
+@pytest.mark.timeout(1800)
 def test_killed_workers_lose_nothing_in_the_long_run(tmp_path: Path) -> None:
     """The same, for long, with a seed of its own each time."""
     _kill_workers(tmp_path, rounds=100, messages=300, seed=int(os.environ.get("CELERIAC_SEED", time.time_ns() % 2**32)))
@@ -438,7 +439,8 @@ def test_absurd_times(tmp_path: Path, due: float) -> None:
 
 
 def test_old_things_are_swept_away(tmp_path: Path) -> None:
-    """Expired results, cancellations and publish ids do not stay in the file, also behind a result that stays."""
+    """Expired results, cancellations, publish ids, answers that nobody came for and too many dead letters do not stay
+    in the file, also behind a result that stays."""
     ahead = 0.0
     path = tmp_path / "x.db"
     url = f"sqlite:///{path}?synchronous=normal"
@@ -448,8 +450,11 @@ def test_old_things_are_swept_away(tmp_path: Path) -> None:
 
     async def story() -> None:
         nonlocal ahead
-        broker, backend = SqliteBroker(url, {}, clock), SqliteBackend(url, {}, clock)
+        broker, backend = SqliteBroker(url, {"dead_letter_limit": 3}, clock), SqliteBackend(url, {}, clock)
         async with broker.subscribe(["q"], epoch="a", lease=1e6) as consumer:
+            await broker.reply("1234.reply.celery.pidbox", b"answer")
+            await broker.publish([envelope(f"{n}") for n in range(5)])
+            await settle(consumer, *(done(delivery.receipt, Dead("bad")) for delivery in await claim(consumer, 5)))
             await backend.store([Store(f"stays {n}", b"1", "SUCCESS") for n in range(700)])
             await backend.store([Store(f"goes {n}", b"1", "SUCCESS", 10) for n in range(3000)])
             await backend.save_group("g", b"1", 10)
@@ -460,6 +465,8 @@ def test_old_things_are_swept_away(tmp_path: Path) -> None:
             for _ in range(10):
                 consumer._tidied = -1e9
                 await consumer.renew(())
+            items = (await broker.browse(Place.DEAD, "q", 10)).items
+            assert [name_of(item.blob) for item in items] == ["2", "3", "4"]
         await broker.close()
         await backend.close()
 
@@ -467,10 +474,13 @@ def test_old_things_are_swept_away(tmp_path: Path) -> None:
     connection = sqlite3.connect(path)
     left = {
         table: connection.execute(f"SELECT count(*) FROM celeriac_{table}").fetchone()[0]
-        for table in ("results", "groups", "cancelled", "published", "notices", "ready")
+        for table in ("results", "groups", "cancelled", "published", "notices", "ready", "messages", "queues")
     }
     connection.close()
-    assert left == {"results": 700, "groups": 0, "cancelled": 0, "published": 0, "notices": 0, "ready": 1}
+    assert left == {
+        "results": 700, "groups": 0, "cancelled": 0, "published": 0, "notices": 0, "ready": 1,
+        "messages": 4, "queues": 1,
+    }  # fmt: skip
 
 
 def test_who_was_away_recovers_nobody() -> None:

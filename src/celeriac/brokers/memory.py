@@ -172,9 +172,9 @@ class MemoryBroker:
             return server.cancel_version, frozenset(server.cancelled)
 
     async def queues(self) -> Sequence[str]:
-        """Names of all queues ever used."""
+        """Names of all queues ever used, without those for answers."""
         with self.server.lock:
-            return sorted(self.server.queues)
+            return sorted(name for name in self.server.queues if not name.endswith(".reply.celery.pidbox"))
 
     async def count(self, queue: str) -> Counts:
         """How much of a queue lies where."""
@@ -340,7 +340,7 @@ class MemoryConsumer:
                     check_envelope(envelope)
             except (UnicodeError, TypeError) as error:
                 if entry is not None:
-                    self._server.queue(entry.queue).dead[entry.id] = (str(error), entry)
+                    self._server.bury(entry, str(error))
                 verdicts.append(Verdict(False, error=str(error)))
                 continue
             if completion.store is not None:
@@ -366,16 +366,16 @@ class MemoryConsumer:
         match settlement:
             case Ack() | Return():
                 server.end(entry)
-            case Requeue(blob):
+            case Requeue(blob=blob):
                 entry.blob = entry.blob if blob is None else blob
                 server.ready(entry)
-            case Delay(until, blob):
+            case Delay(until=until, blob=blob):
                 entry.blob = entry.blob if blob is None else blob
                 server.schedule(entry, until)
-            case Park(key):
+            case Park(key=key):
                 server.queue(entry.queue).parked.setdefault(key, deque()).append(entry)
-            case Dead(reason):
-                server.queue(entry.queue).dead[entry.id] = (reason, entry)
+            case Dead(reason=reason):
+                server.bury(entry, reason)
 
     def _claim(self, queues: list[Queue], want: Demand) -> tuple[list[Delivery], bool]:
         server = self._server

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from celeriac.brokers import sqlite_queue
-from celeriac.brokers.sqlite_consumer import SqliteConsumer
+from celeriac.brokers.sqlite_consumer import DEAD_LETTER_LIMIT, SqliteConsumer
 from celeriac.brokers.sqlite_sender import SqliteSender, publish_all
 from celeriac.brokers.topics import hears
 from celeriac.drivers.doorbell import Bells
@@ -44,6 +44,7 @@ class SqliteBroker:
         self._clock = clock
         self._database = DatabaseThread(self.location)
         self._bells = Bells(self.location.path)
+        self._dead_limit = int(str(options.get("dead_letter_limit") or DEAD_LETTER_LIMIT))
         self._publishes: deque[tuple[Sequence[Envelope], asyncio.Future[None]]] = deque()
         self._flushing = False
 
@@ -82,7 +83,9 @@ class SqliteBroker:
     @asynccontextmanager
     async def subscribe(self, queues: Sequence[str], *, epoch: str, lease: float) -> AsyncIterator[SqliteConsumer]:
         """A Consumer of these queues, with a lease in the name of `epoch`."""
-        consumer = SqliteConsumer(self._database, self._bells, queues, epoch, lease, self._clock)
+        consumer = SqliteConsumer(
+            self._database, self._bells, queues, epoch, lease, self._clock, self._dead_limit
+        )
         try:
             await consumer.open()
             yield consumer
@@ -128,12 +131,8 @@ class SqliteBroker:
         return await self._read(lambda connection: sqlite_queue.cancelled(connection, now))
 
     async def queues(self) -> Sequence[str]:
-        """Names of all queues that were ever published to or consumed."""
-        return await self._read(
-            lambda connection: [
-                name for (name,) in connection.execute("SELECT name FROM celeriac_queues ORDER BY name")
-            ]
-        )
+        """Names of all queues that were ever published to or consumed, without those for answers."""
+        return await self._read(sqlite_queue.queues)
 
     async def count(self, queue: str) -> Counts:
         """How much of a queue lies where."""

@@ -16,6 +16,8 @@ from celeriac.drivers.sqlite_results import Sweeper
 from celeriac.drivers.sqlite_thread import DatabaseThread
 from celeriac.model.message import Completion, Delivery, Demand, Receipt, Requeue, Return, Turn, Verdict
 
+DEAD_LETTER_LIMIT = 100_000
+"""So many dead letters are kept for each queue; beyond it the oldest goes."""
 _GIVING_BACK = frozenset({Return, Requeue})
 _TIDY_SECONDS = 30.0
 _TIDY_BUDGET = 0.2
@@ -33,6 +35,7 @@ class SqliteConsumer:
         epoch: str,
         lease: float,
         clock: Callable[[], float],
+        dead_limit: int = DEAD_LETTER_LIMIT,
     ) -> None:
         self._database = database
         self._bells = bells
@@ -40,6 +43,7 @@ class SqliteConsumer:
         self._epoch = epoch
         self._lease = lease
         self._clock = clock
+        self._dead_limit = dead_limit
         self._listener = Listener(bells, "w")
         self._own_bell = self._listener.path
         self._watch = LeaseWatch(lease, clock())
@@ -153,7 +157,9 @@ class SqliteConsumer:
             return
         self._tidied = start
         now = self._clock()
-        await self._database.run(lambda database: database.write(lambda connection: sqlite_queue.tidy(connection, now)))
+        await self._database.run(
+            lambda database: database.write(lambda connection: sqlite_queue.tidy(connection, now, self._dead_limit))
+        )
         more = True
         while more and time.monotonic() - start < _TIDY_BUDGET:
             more = await self._database.run(lambda database: self._sweeper.sweep(database, now))

@@ -77,6 +77,9 @@ INSERT INTO celeriac_ready (queue, priority, position, id)
 SELECT s.queue, m.priority, s.due - ?4, s.id FROM celeriac_schedule AS s JOIN celeriac_messages AS m ON m.id = s.id
 WHERE s.queue = ?1 AND (s.due, s.id) <= (?2, ?3)
 """
+_REPLIES = "%.reply.celery.pidbox"
+"""The queues in which workers answer, as kombu names them: one for each process that asks."""
+_REPLY_MICROS = 60_000_000
 _IDS_AT_ONCE = 512
 _AT_ONCE = 2000
 """So many scheduled messages are made ready in one cycle; the others in the next ones."""
@@ -220,20 +223,20 @@ def _settle(connection: sqlite3.Connection, number: int, settlement: Settlement,
     ).fetchone()
     blob: bytes | None = None
     match settlement:
-        case Return(blob):
+        case Return(blob=blob):
             connection.execute("INSERT INTO celeriac_ready VALUES (?, ?, ?, ?)", (queue, priority, position, number))
-        case Requeue(blob):
+        case Requeue(blob=blob):
             tail = _next_id(connection, now)
             connection.execute("INSERT INTO celeriac_ready VALUES (?, ?, ?, ?)", (queue, priority, tail, number))
-        case Delay(until, blob):
+        case Delay(until=until, blob=blob):
             connection.execute("INSERT INTO celeriac_schedule VALUES (?, ?, ?)", (queue, micros(until), number))
-        case Park(key):
+        case Park(key=key):
             connection.execute(
                 """INSERT INTO celeriac_parked SELECT ?1, ?2, coalesce(max(turn), 0) + 1, ?3, ?4
                    FROM celeriac_parked WHERE queue = ?1 AND key = ?2""",
                 (queue, key, number, position),
             )
-        case Dead(reason):
+        case Dead(reason=reason):
             bury(connection, queue, number, reason, now)
         case Ack():
             pass
@@ -632,9 +635,27 @@ def cancelled(connection: sqlite3.Connection, now: float) -> tuple[int, frozense
     return cancel_version(connection), frozenset(name for (name,) in rows)
 
 
-def tidy(connection: sqlite3.Connection, now: float) -> None:
-    """Delete what is of no use any more. Results have a Sweeper of their own."""
+def queues(connection: sqlite3.Connection) -> list[str]:
+    """Names of all queues ever used, but for those that hold the answers to one process's questions."""
+    rows = connection.execute("SELECT name FROM celeriac_queues WHERE name NOT LIKE ? ORDER BY name", (_REPLIES,))
+    return [name for (name,) in rows]
+
+
+def tidy(connection: sqlite3.Connection, now: float, dead_limit: int) -> None:
+    """Delete what is of no use any more: what is over, answers that nobody came for, and the oldest dead letters of a
+    queue that has more than so many. Results have a Sweeper of their own."""
     over = int(now * 1e6)
     connection.execute("DELETE FROM celeriac_published WHERE until <= ?", (over,))
     connection.execute("DELETE FROM celeriac_cancelled WHERE until <= ?", (over,))
     connection.execute("DELETE FROM celeriac_notices WHERE expires <= ?", (over,))
+    for (queue,) in connection.execute("SELECT name FROM celeriac_queues WHERE name LIKE ?", (_REPLIES,)).fetchall():
+        late = "SELECT id FROM celeriac_ready WHERE queue = ? AND position <= ?"
+        answers = connection.execute(late, (queue, over - _REPLY_MICROS)).fetchall()
+        remove(connection, Place.READY, queue, [str(answer) for (answer,) in answers])
+        if not has_ready(connection, [queue]):
+            connection.execute("DELETE FROM celeriac_queues WHERE name = ?", (queue,))
+    many = "SELECT queue, count(*) FROM celeriac_dead GROUP BY queue HAVING count(*) > ?"
+    for queue, number in connection.execute(many, (dead_limit,)).fetchall():
+        oldest = "SELECT id FROM celeriac_dead WHERE queue = ? ORDER BY died, id LIMIT ?"
+        ids = connection.execute(oldest, (queue, number - dead_limit)).fetchall()
+        remove(connection, Place.DEAD, queue, [str(dead) for (dead,) in ids])

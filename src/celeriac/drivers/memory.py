@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from celeriac.drivers.publish_ids import KNOWN_SECONDS, can_come_again
 from celeriac.model.message import DONE, LOST, Envelope, Store, Verdict
 
+DEAD_LETTER_LIMIT = 100_000
+"""So many dead letters are kept for each queue."""
 _SWEEP_EVERY = 1000
 
 
@@ -149,6 +151,14 @@ class MemoryServer:
             due.append(heapq.heappop(queue.scheduled)[2])
         for entry in reversed(due):
             self.ready(entry, head=True)
+
+    def bury(self, entry: Entry, reason: str) -> None:
+        """Put an entry among the dead letters of its queue. Beyond the limit the oldest goes."""
+        dead = self.queue(entry.queue).dead
+        dead[entry.id] = (reason, entry)
+        if len(dead) > DEAD_LETTER_LIMIT:
+            _, oldest = dead.pop(next(iter(dead)))
+            self.end(oldest)
 
     def end(self, entry: Entry) -> None:
         """An entry is done with: keep only what recognises a second publish of it."""
