@@ -438,7 +438,7 @@ def test_absurd_times(tmp_path: Path, due: float) -> None:
     asyncio.run(story())
 
 
-def test_old_things_are_swept_away(tmp_path: Path) -> None:
+def test_old_things_are_swept_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Expired results, cancellations, publish ids, answers that nobody came for and too many dead letters do not stay
     in the file, also behind a result that stays."""
     ahead = 0.0
@@ -467,6 +467,9 @@ def test_old_things_are_swept_away(tmp_path: Path) -> None:
                 await consumer.renew(())
             items = (await broker.browse(Place.DEAD, "q", 10)).items
             assert [name_of(item.blob) for item in items] == ["2", "3", "4"]
+            assert [record.getMessage() for record in caplog.records] == [
+                "q: more than 3 dead letters; the oldest 2 are deleted"
+            ]
         await broker.close()
         await backend.close()
 

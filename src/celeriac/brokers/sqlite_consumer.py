@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -16,6 +17,7 @@ from celeriac.drivers.sqlite_results import Sweeper
 from celeriac.drivers.sqlite_thread import DatabaseThread
 from celeriac.model.message import Completion, Delivery, Demand, Receipt, Requeue, Return, Turn, Verdict
 
+log = logging.getLogger("celeriac.sqlite")
 DEAD_LETTER_LIMIT = 100_000
 """So many dead letters are kept for each queue; beyond it the oldest goes."""
 _GIVING_BACK = frozenset({Return, Requeue})
@@ -157,9 +159,11 @@ class SqliteConsumer:
             return
         self._tidied = start
         now = self._clock()
-        await self._database.run(
+        gone = await self._database.run(
             lambda database: database.write(lambda connection: sqlite_queue.tidy(connection, now, self._dead_limit))
         )
+        for queue, number in gone.items():
+            log.warning("%s: more than %s dead letters; the oldest %s are deleted", queue, self._dead_limit, number)
         more = True
         while more and time.monotonic() - start < _TIDY_BUDGET:
             more = await self._database.run(lambda database: self._sweeper.sweep(database, now))
