@@ -27,6 +27,11 @@ from celeriac.worker.outbox import Held, Outbox
 
 log = logging.getLogger("celeriac.worker")
 
+HOLD_SECONDS = 0.05
+"""Nothing is claimed for so long after messages of unknown tasks were offered to others,"""
+HOLD_PAUSE = 0.5
+"""and not again within so many seconds."""
+
 
 class Dispatch:
     """The pool's listener and the session's source of demand. Everything here runs on the loop and never blocks."""
@@ -49,6 +54,7 @@ class Dispatch:
         self.pool: Pool | InProcess = _pool(self, config)
         self.offering = False
         """The next cycle gives a message back for others to take, and must not claim it itself."""
+        self._hold_until = 0.0
         self.huge = False
         """Something huge went through since memory was last given back."""
         self.processed: dict[str, int] = {}
@@ -78,7 +84,8 @@ class Dispatch:
 
     def want(self) -> int:
         """How many messages the worker can use soon."""
-        if time.monotonic() > self.safe_until:
+        now = time.monotonic()
+        if now > self.safe_until or now < self._hold_until:
             return 0
         pool = self.pool
         if self.config.prefetch is not None:
@@ -145,7 +152,7 @@ class Dispatch:
                     self._limits.unknown_patience,
                 )
             if decision.offer:
-                self.offering = True
+                self._offer()
                 self._settle(held, Completion(held.receipt, Return(changed)))
             else:
                 self._settle(held, Completion(held.receipt, Delay(decision.until, changed)))
@@ -179,6 +186,13 @@ class Dispatch:
                 self.pool.submit(Call(blob, held.head.task, held, replay=document))
             else:
                 self._decide(held, blob, now)
+
+    def _offer(self) -> None:
+        """Leave others a moment to take what is given back: a Celery worker takes one message at a time."""
+        self.offering = True
+        now = time.monotonic()
+        if now - self._hold_until > HOLD_PAUSE:
+            self._hold_until = now + HOLD_SECONDS
 
     def _bad(self, receipt: Receipt, blob: bytes, reason: str) -> None:
         log.error("a message on queue %r can't be read and goes to the dead letters: %s", receipt.queue, reason)
