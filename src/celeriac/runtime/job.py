@@ -126,9 +126,7 @@ class Plan:
         self.before_start = "before_start" in overridden
         self.after_return = "after_return" in overridden
         self.shown = task.resultrepr_maxsize
-        self.plain = not (
-            task.is_async or task.track_started or overridden & {"before_start", "on_success", "after_return"}
-        )
+        self.plain = not (task.track_started or overridden & {"before_start", "on_success", "after_return"})
         """Nothing but the function has to be called when it succeeds."""
         self.pace = 1.0
         """Seconds that its last runs took, on the whole."""

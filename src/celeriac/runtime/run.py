@@ -54,6 +54,7 @@ class Runner:
         self._plans: dict[str, Plan] = {}
         self._finish = Finish(self._plan, settings, pack, self.lines)
         self._loop: Any = None
+        self._aio: Any = None
         self.drive: Drive | None = None
         """The coroutine call that is armed, if it is one."""
         self._accept = settings.accept
@@ -100,16 +101,7 @@ class Runner:
         plan = self._plans.get(message.task) or self._plan(message.task)
         if plan is None:
             return Report(seq, "REJECTED", RETURN, result=f"no task {message.task!r} is registered in this process")
-        if (
-            not plan.plain
-            or message.callbacks
-            or message.chain
-            or message.chord is not None
-            or _prerun.receivers
-            or _postrun.receivers
-            or _success.receivers
-            or not self._plain
-        ):
+        if plan.is_async or not self._goes_straight(plan, message):
             return self.call(self._job(seq, message, plan))
         if plan.pace > SLOW:
             self.before_slow()
@@ -138,15 +130,35 @@ class Runner:
             if isinstance(value, Coroutine):
                 return self._call_coroutine(job, value)
             return scope.run(self._succeeded, job, value)
+        ran = self._straight(message, plan, value, runtime)
+        if ran is None:
+            job = Job(seq, message, plan, context, scope)
+            job.runtime = runtime
+            return scope.run(self._succeeded, job, value)
+        return ran
+
+    def _goes_straight(self, plan: Plan, message: TaskMessage) -> bool:
+        """Nothing but the function has to be called: no handler, no listener, no follower, the plainest document."""
+        return not (
+            not plan.plain
+            or message.callbacks
+            or message.chain
+            or message.chord is not None
+            or _prerun.receivers
+            or _postrun.receivers
+            or _success.receivers
+            or not self._plain
+        )
+
+    def _straight(self, message: TaskMessage, plan: Plan, value: Any, runtime: float) -> Ran | None:
+        """How a run ended that goes straight. None: the value can't be written."""
         given = message.ignore_result
         document = None
         if self._stores and not (plan.task.ignore_result if given is None else given):
             try:
                 text = values.dumps(value)
             except Exception:
-                job = Job(seq, message, plan, context, scope)
-                job.runtime = runtime
-                return scope.run(self._succeeded, job, value)
+                return None
             document = record.success(
                 message.id, text, self._finish.date_text(), "[]", message.parent_id, message.group
             )
@@ -290,44 +302,77 @@ class Runner:
 
     async def acall(self, job: Job, coroutine: Any = None) -> Ran:
         """Run an opened message on the running loop. Several may run at once; `job.drive` takes interruptions."""
-        import asyncio
-
-        scope = job.scope
+        scope, plan, message = job.scope, job.plan, job.message
+        aio = self._aio or self._import_asyncio()
+        straight = coroutine is None and self._goes_straight(plan, message)
         try:
-            if coroutine is None:
+            if straight:
+                scope.run(_set_current, job.context)
+                coroutine = scope.run(plan.call, *message.args, **message.kwargs)
+                if not isinstance(coroutine, Coroutine):
+                    coroutine = _given(coroutine)
+            elif coroutine is None:
                 scope.run(self._before, job)
                 coroutine = self._coroutine(job)
-            job.started = job.started or perf_counter()
-            job.drive = drive = Drive(coroutine, scope)
-            drive.attach(asyncio.get_running_loop(), asyncio.current_task())
+        except BaseException as error:
+            # arguments that don't fit, or what a wrapper of the coroutine function did
+            return await self._ended_early(job, error, straight)
+        try:
+            started = job.started = job.started or perf_counter()
+            job.drive = self.drive = drive = Drive(coroutine, scope)
+            drive.attach(aio.get_running_loop(), aio.current_task())
             try:
                 try:
-                    self.drive = drive
                     self.armed = job.seq
                     value = await drive
                 finally:
                     self.armed = 0
                     job.drive = None
                     if drive.detach():
-                        with contextlib.suppress(asyncio.CancelledError):
-                            await asyncio.sleep(0)
+                        with contextlib.suppress(aio.CancelledError):
+                            await aio.sleep(0)
             except BaseException as error:
-                job.runtime = perf_counter() - job.started
-                drive.close()
+                job.runtime = perf_counter() - started
+                with contextlib.suppress(BaseException):
+                    drive.close()
                 ran: Ran = scope.run(self._finish.failed, job, error)
             else:
-                job.runtime = perf_counter() - job.started
+                job.runtime = perf_counter() - started
+                context = job.context
+                if straight and type(value) in PLAIN and not context._children and not context.outbox:
+                    pair = self._straight(message, plan, value, job.runtime)
+                    if pair is not None:
+                        return pair
                 ran = scope.run(self._finish.succeeded, job, value)
         except BaseException as error:
             ran = self._broken(job, error)
         if self._finish.late:
-            late, self._finish.late = self._finish.late, []
-            for other in late:
-                try:
-                    await other
-                except Exception:
-                    log.exception("a handler's coroutine raised")
+            await self._await_late()
         return ran
+
+    def _import_asyncio(self) -> Any:
+        import asyncio
+
+        self._aio = asyncio
+        return asyncio
+
+    async def _ended_early(self, job: Job, error: BaseException, straight: bool) -> Ran:
+        if not straight:
+            return self._broken(job, error)
+        try:
+            ran: Ran = job.scope.run(self._finish.failed, job, error)
+        except BaseException as worse:
+            return self._broken(job, worse)
+        await self._await_late()
+        return ran
+
+    async def _await_late(self) -> None:
+        late, self._finish.late = self._finish.late, []
+        for coroutine in late:
+            try:
+                await coroutine
+            except Exception:
+                log.exception("a handler's coroutine raised")
 
     async def _coroutine(self, job: Job) -> Any:
         plan, message = job.plan, job.message
@@ -440,6 +485,11 @@ class _Unknown:
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Never called."""
         raise NotImplementedError(self.name)
+
+
+async def _given(value: Any) -> Any:
+    """A coroutine task whose wrapper gave the value itself."""
+    return value
 
 
 def _nothing() -> None:
