@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib import import_module
 
 from tests.house.code import modules
+from tests.processes import ROOT
 
 FORBIDDEN = {"base", "utils", "util", "helpers", "helper", "common", "manager", "misc"}
 
@@ -82,3 +83,9 @@ def test_no_marks_are_left() -> None:
     for module, (path, _) in modules().items():
         for number, line in enumerate(path.read_text().splitlines(), 1):
             assert not any(mark in line.split() or f"# {mark}" in line for mark in marks), f"{module}:{number}"
+
+
+def test_test_folders_are_packages() -> None:
+    """Every folder with tests is a package, so that two files of one name don't stand for each other."""
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        assert (path.parent / "__init__.py").exists(), path.parent
