@@ -51,6 +51,8 @@ class Loop:
         self._busy = 0
         self._out = bytearray()
         self._flushing = False
+        self._finished: deque[tuple[asyncio.Future[Ran], Ran]] = deque()
+        self._collecting = False
         self._closing = False
         self._crew = Crew(min(slots.seats, THREADS), runner, self._in_thread)
 
@@ -195,8 +197,20 @@ class Loop:
             ran = runner.end(seq, *what)
         else:
             ran = runner.replay(seq, *what)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the child ends
-            self._loop.call_soon_threadsafe(_resolve, done, ran)
+        self._finished.append((done, ran))
+        if not self._collecting:
+            # one wake-up of the loop collects what all threads have finished until it comes to it
+            self._collecting = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the child ends
+                self._loop.call_soon_threadsafe(self._collect)
+
+    def _collect(self) -> None:
+        self._collecting = False
+        finished = self._finished
+        while finished:
+            done, ran = finished.popleft()
+            if not done.done():
+                done.set_result(ran)
 
     # --- saying
 
@@ -296,11 +310,6 @@ class _Watch:
             f"task {names[0]}" if names else "something that is not a task",
             where,
         )
-
-
-def _resolve(done: asyncio.Future[Ran], ran: Ran) -> None:
-    if not done.done():
-        done.set_result(ran)
 
 
 def serve(work: socket.socket, slots: Slots, runner: Runner) -> None:
