@@ -122,7 +122,7 @@ class Session:
             if parked:
                 dispatch.buckets.claimed(parked)
             self._next_due = turn.next_due
-            drained = 0 < want and len(turn.deliveries) < want and not turn.more
+            drained = want > 0 and len(turn.deliveries) < want and not turn.more
 
     def _verdicts(self, held: list[Held | None], verdicts: Sequence[Verdict], uncertain: int) -> None:
         dispatch = self.dispatch

@@ -41,6 +41,7 @@ class Worker:
         self.started = time.time()
         self.exit_code = 0
         self.how = ""
+        self._error: ImproperlyConfigured | None = None
         self._side = ThreadPoolExecutor(1, "celeriac-user-code")
 
     async def run(self, ready: Callable[[], None] | None = None) -> int:
@@ -91,11 +92,20 @@ class Worker:
                 with contextlib.suppress(OperationalError):
                     await self.backend.close()
             self._side.shutdown(wait=False)
+        if self._error is not None:
+            raise self._error
         return self.exit_code
 
     def _watch(self, task: asyncio.Task[None]) -> None:
         """A service that ends by an unknown error ends the worker: better restarted than half alive."""
-        if not task.cancelled() and task.exception() is not None and not self._stopping.is_set():
+        if task.cancelled() or self._stopping.is_set():
+            return
+        error = task.exception()
+        if isinstance(error, ImproperlyConfigured):
+            # one line is enough, and whoever started the worker says it
+            self._error = error
+            self.stop("Cold", None)
+        elif error is not None:
             log.critical("the worker has to stop, because of an error of its own", exc_info=task.exception())
             self.exit_code = 1
             self.stop("Cold", None)
