@@ -204,14 +204,10 @@ def test_tracebacks() -> None:
     def outer() -> None:
         inner()
 
-    try:
+    with pytest.raises(KeyError) as caught:
         outer()
-    except KeyError as exc:
-        text, short, least = (
-            failure.traceback_text(exc),
-            failure.traceback_text(exc, 2),
-            failure.traceback_text(exc, 99),
-        )
+    exc = caught.value
+    text, short, least = failure.traceback_text(exc), failure.traceback_text(exc, 2), failure.traceback_text(exc, 99)
     assert text.startswith("ValueError: cause")
     assert text.endswith("KeyError: 'a'\n")
     assert "in outer" in text

@@ -124,7 +124,8 @@ def test_any_bytes(blob: bytes) -> None:
 
 
 @pytest.mark.full
-@settings(max_examples=20_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.timeout(1200)
+@settings(max_examples=5000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.randoms(use_true_random=False), st.sampled_from(SMALL))
 def test_many_mutations(random: Any, seed: bytes) -> None:
     """The long form: many cheap mutations of each seed."""
