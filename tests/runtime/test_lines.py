@@ -17,7 +17,8 @@ from celeriac.runtime.lines import Lines, log
 def plain() -> Iterator[tuple[int, logging.Handler]]:
     """The engine's own handler as the only one, writing to a pipe."""
     reader, writer = os.pipe()
-    handler = logging.StreamHandler(os.fdopen(writer, "w", buffering=1))
+    stream = os.fdopen(writer, "w", buffering=1)
+    handler: logging.Handler = logging.StreamHandler(stream)
     handler.celeriac_plain_fd = writer  # type: ignore[attr-defined]
     root = logging.getLogger()
     kept, root.handlers = root.handlers, [handler]
@@ -26,7 +27,7 @@ def plain() -> Iterator[tuple[int, logging.Handler]]:
     yield reader, handler
     root.handlers = kept
     log.setLevel(level)
-    handler.stream.close()
+    stream.close()
     os.close(reader)
 
 
