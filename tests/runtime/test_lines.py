@@ -21,7 +21,8 @@ def plain() -> Iterator[tuple[int, logging.Handler]]:
     handler: logging.Handler = logging.StreamHandler(stream)
     handler.celeriac_plain_fd = writer  # type: ignore[attr-defined]
     root = logging.getLogger()
-    kept, root.handlers = root.handlers, [handler]
+    only: list[logging.Handler] = [handler]
+    kept, root.handlers = root.handlers, only
     level = log.level
     log.setLevel(logging.INFO)
     yield reader, handler
