@@ -98,7 +98,10 @@ def test_options_of_the_transport() -> None:
     assert options["visibility_timeout"] == 5
     assert options["socket_connect_timeout"] == 9
     assert options["ssl"] == {"ssl_cert_reqs": "none"}
-    assert options["queue_bindings"] == {"celery": [("celery", "celery", "")]}
+    assert options["queue_bindings"] == {
+        "celery": [("celery", "celery", "")],
+        f"{app.oid}.reply.celery.pidbox": [("reply.celery.pidbox", app.oid, "")],
+    }
     assert options["celery_peers"] is True
     assert app.wiring.backend_options() == {"global_keyprefix": "p_", "password": "pw", "socket_timeout": 7}
 

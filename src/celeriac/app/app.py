@@ -145,7 +145,7 @@ class Celeriac:
         self.conf.bind_to(self._setting_changed)
         if config_source is not None:
             self.conf.read_from(config_source, silent=config_source_silent)
-        self.wiring = Wiring(self.conf, lambda: self.queues.bindings())
+        self.wiring = Wiring(self.conf, self._bindings)
         self.loader = Loader(self)
         if control is not None:
             self.control_cls = control
@@ -489,6 +489,11 @@ class Celeriac:
             "router", lambda: Router(self.conf["task_routes"], self.queues, symbol)
         )
         return router
+
+    def _bindings(self) -> dict[str, list[tuple[str, str, str]]]:
+        """Queue -> [(exchange, routing key, pattern)]; also of the queue to which Celery's workers send answers."""
+        exchange = f"reply.{self.conf['control_exchange']}.pidbox"
+        return {**self.queues.bindings(), f"{self.oid}.{exchange}": [(exchange, self.oid, "")]}
 
     def select_queues(self, queues: Iterable[str] | str | None = None) -> None:
         """Consume these queues alone."""

@@ -233,7 +233,9 @@ class Control:
             return None
         if limit is None and destination is not None:
             limit = len(destination) or None
-        return self._run(self._ask(request, timeout, limit, callback), timeout + PATIENCE)
+        answers = self._run(self._ask(request, timeout, limit, callback), timeout + PATIENCE)
+        _warn_of_twins(answers)
+        return answers
 
     @property
     def exchange(self) -> str:
@@ -283,7 +285,6 @@ class Control:
             pass
         finally:
             await replies.close(ticket)
-        _warn_of_twins(answers)
         return answers
 
     def _run(self, job: Any, timeout: float = PATIENCE) -> Any:
@@ -440,5 +441,5 @@ def _warn_of_twins(answers: list[dict[str, Any]]) -> None:
         warnings.warn(
             f"several workers are named {', '.join(twins)}: give each a name of its own with -n",
             DuplicateNodenameWarning,
-            stacklevel=5,
+            stacklevel=3,
         )
