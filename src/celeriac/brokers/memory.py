@@ -458,6 +458,12 @@ class MemoryConsumer:
             self._return(stray)
             return len(stray)
 
+    async def standing(self, receipts: Collection[Receipt]) -> frozenset[Receipt]:
+        """Those of `receipts` that are in flight under this epoch."""
+        with self._server.lock:
+            held = self._server.in_flight.get(self._epoch, {})
+            return frozenset(receipt for receipt in receipts if int(receipt.tag) in held)
+
     async def change(self, queues: Sequence[str]) -> None:
         """Consume other queues from now on."""
         with self._server.lock:

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from celeriac.brokers import sqlite_queue
+from celeriac.brokers import sqlite_places
 from celeriac.brokers.sqlite_consumer import DEAD_LETTER_LIMIT, SqliteConsumer
 from celeriac.brokers.sqlite_sender import SqliteSender, publish_all
 from celeriac.brokers.topics import hears
@@ -106,47 +106,47 @@ class SqliteBroker:
 
     async def browse(self, where: Place, queue: str, limit: int, cursor: str = "") -> Page:
         """A page of what lies there, in order."""
-        return await self._read(lambda connection: sqlite_queue.browse(connection, where, queue, limit, cursor))
+        return await self._read(lambda connection: sqlite_places.browse(connection, where, queue, limit, cursor))
 
     async def remove(self, where: Place, queue: str, ids: Sequence[str]) -> int:
         """Delete entries by `Item.id`. Returns how many there were."""
-        return await self._write(lambda connection: sqlite_queue.remove(connection, where, queue, ids))
+        return await self._write(lambda connection: sqlite_places.remove(connection, where, queue, ids))
 
     async def restore(self, where: Place, queue: str, ids: Sequence[str]) -> int:
         """Put scheduled, parked or dead entries to the tail of the ready list; dead ones with their loss counters set
         back. Returns how many."""
         now = self._clock()
-        restored = await self._write(lambda connection: sqlite_queue.restore(connection, where, queue, ids, now))
+        restored = await self._write(lambda connection: sqlite_places.restore(connection, where, queue, ids, now))
         self._bells.ring("w")
         return restored
 
     async def cancel(self, ids: Sequence[str], ttl: float) -> None:
         """Store ids as cancelled for `ttl` seconds."""
         until = self._clock() + ttl
-        await self._write(lambda connection: sqlite_queue.cancel(connection, ids, until))
+        await self._write(lambda connection: sqlite_places.cancel(connection, ids, until))
 
     async def cancelled(self) -> tuple[int, frozenset[str]]:
         """The version and all ids of the cancel list."""
         now = self._clock()
-        return await self._read(lambda connection: sqlite_queue.cancelled(connection, now))
+        return await self._read(lambda connection: sqlite_places.cancelled(connection, now))
 
     async def queues(self) -> Sequence[str]:
         """Names of all queues that were ever published to or consumed, without those for answers."""
-        return await self._read(sqlite_queue.queues)
+        return await self._read(sqlite_places.queues)
 
     async def count(self, queue: str) -> Counts:
         """How much of a queue lies where."""
         now = self._clock()
-        return await self._read(lambda connection: sqlite_queue.count(connection, queue, now))
+        return await self._read(lambda connection: sqlite_places.count(connection, queue, now))
 
     async def purge(self, queue: str) -> int:
         """Delete what is ready. Returns how many."""
-        return await self._write(lambda connection: sqlite_queue.purge(connection, queue))
+        return await self._write(lambda connection: sqlite_places.purge(connection, queue))
 
     async def release(self, queue: str) -> int:
         """Move what is scheduled, parked, or in flight at dead workers to the ready list. Returns how many."""
         now = self._clock()
-        released = await self._write(lambda connection: sqlite_queue.release(connection, queue, now))
+        released = await self._write(lambda connection: sqlite_places.release(connection, queue, now))
         self._bells.ring("w")
         return released
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from sqlite3 import Connection
 
-from celeriac.brokers import sqlite_queue
+from celeriac.brokers import sqlite_leases, sqlite_places, sqlite_queue
 from celeriac.brokers.lease import LeaseWatch
 from celeriac.drivers.doorbell import Bells
 from celeriac.drivers.listener import Listener
@@ -61,7 +61,7 @@ class SqliteConsumer:
 
         def work(connection: Connection) -> None:
             sqlite_queue.name_queues(connection, self._queues)
-            sqlite_queue.hold_lease(connection, self._epoch, now, self._lease)
+            sqlite_leases.hold_lease(connection, self._epoch, now, self._lease)
 
         await self._database.run(lambda database: database.write(work))
 
@@ -99,7 +99,7 @@ class SqliteConsumer:
             return None
         if want.parked and sqlite_queue.has_parked(connection, self._queues, want):
             return None
-        return Turn((), (), due, now, sqlite_queue.cancel_version(connection))
+        return Turn((), (), due, now, sqlite_places.cancel_version(connection))
 
     def _work(
         self,
@@ -114,7 +114,7 @@ class SqliteConsumer:
             finish = sqlite_queue.finish_singly if singly else sqlite_queue.finish
             verdicts = finish(connection, finished, now)
         due = sqlite_queue.promote(connection, self._queues, now)
-        cancelled = sqlite_queue.hold_lease(connection, self._epoch, now, self._lease)
+        cancelled = sqlite_leases.hold_lease(connection, self._epoch, now, self._lease)
         deliveries: list[Delivery] = []
         more = False
         if want.count > 0 or want.parked:
@@ -146,7 +146,7 @@ class SqliteConsumer:
         now = self._clock()
         stood = await self._database.run(
             lambda database: database.write(
-                lambda connection: sqlite_queue.renew(connection, self._epoch, running, now, self._lease)
+                lambda connection: sqlite_leases.renew(connection, self._epoch, running, now, self._lease)
             )
         )
         self._watch.renewed(now)
@@ -160,7 +160,7 @@ class SqliteConsumer:
         self._tidied = start
         now = self._clock()
         gone = await self._database.run(
-            lambda database: database.write(lambda connection: sqlite_queue.tidy(connection, now, self._dead_limit))
+            lambda database: database.write(lambda connection: sqlite_places.tidy(connection, now, self._dead_limit))
         )
         for queue, number in gone.items():
             log.warning("%s: more than %s dead letters; the oldest %s are deleted", queue, self._dead_limit, number)
@@ -180,15 +180,22 @@ class SqliteConsumer:
 
     def _recover(self, database: Database, now: float) -> int:
         recovered = 0
-        for dead in database.read(lambda connection: sqlite_queue.dead_workers(connection, self._epoch, now)):
-            recovered += database.write(lambda connection, dead=dead: sqlite_queue.recover(connection, dead, now))  # type: ignore[misc]
+        for dead in database.read(lambda connection: sqlite_leases.dead_workers(connection, self._epoch, now)):
+            recovered += database.write(lambda connection, dead=dead: sqlite_leases.recover(connection, dead, now))  # type: ignore[misc]
         return recovered
+
+    async def standing(self, receipts: Collection[Receipt]) -> frozenset[Receipt]:
+        """Those of `receipts` that are in flight under this epoch."""
+        tags = await self._database.run(
+            lambda database: database.read(lambda connection: sqlite_leases.standing(connection, self._epoch))
+        )
+        return frozenset(receipt for receipt in receipts if receipt.tag in tags)
 
     async def adopt(self, known: Collection[Receipt]) -> int:
         """Put back to the heads what is in flight under this epoch but not in `known`. Returns how many."""
         tags = {receipt.tag for receipt in known}
         adopted = await self._database.run(
-            lambda database: database.write(lambda connection: sqlite_queue.adopt(connection, self._epoch, tags))
+            lambda database: database.write(lambda connection: sqlite_leases.adopt(connection, self._epoch, tags))
         )
         if adopted:
             self._bells.ring("w")
@@ -205,7 +212,7 @@ class SqliteConsumer:
     async def leave(self) -> None:
         """Put back to the heads what is in flight, uncounted, and end the lease."""
         await self._database.run(
-            lambda database: database.write(lambda connection: sqlite_queue.leave(connection, self._epoch))
+            lambda database: database.write(lambda connection: sqlite_leases.leave(connection, self._epoch))
         )
         self._bells.ring("w", self._own_bell)
 

@@ -1,4 +1,4 @@
-"""What a queue does, as plain calls inside one SQLite transaction. No I/O besides, no clock: `now` comes in.
+"""Publishing, claiming and finishing, as plain calls inside one SQLite transaction. No clock: `now` comes in.
 
 Order: priority (the lower number first), then position. The position of a published message is its id, the time of
 its arrival; what comes due gets one below all of those, by its due time. A message that is given back has its old
@@ -7,14 +7,12 @@ position still, so it is again where it was: at the head.
 
 from __future__ import annotations
 
-import json
 import math
 import sqlite3
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from functools import lru_cache
 
-from celeriac.brokers.losses import begin_anew, count_lost_worker
 from celeriac.drivers import sqlite_results
 from celeriac.drivers.publish_ids import KNOWN_SECONDS, can_come_again
 from celeriac.model.message import (
@@ -22,14 +20,11 @@ from celeriac.model.message import (
     LOST,
     Ack,
     Completion,
-    Counts,
     Dead,
     Delay,
     Delivery,
     Demand,
     Envelope,
-    Item,
-    Page,
     Park,
     Receipt,
     Requeue,
@@ -37,14 +32,13 @@ from celeriac.model.message import (
     Settlement,
     Verdict,
 )
-from celeriac.ports import Place
 
 DATA_ERRORS = (
     sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError,
     ValueError, TypeError, OverflowError,
 )  # fmt: skip
 """What is wrong with the values of one message, and no fault of the database."""
-_EARLIER = 1 << 60
+EARLIER = 1 << 60
 """Taken off the due time, it makes a position below that of every published message."""
 _LATEST = 1 << 59
 
@@ -58,18 +52,9 @@ INSERT INTO celeriac_inflight (id, epoch, claim, position)
 SELECT id, ?1, ?2, position FROM celeriac_ready WHERE queue = ?3 AND (priority, position, id) <= (?4, ?5, ?6)
 """
 _TAKEN = "DELETE FROM celeriac_ready WHERE queue = ?1 AND (priority, position, id) <= (?2, ?3, ?4)"
-_PUT_BACK = """
-INSERT INTO celeriac_ready (queue, priority, position, id)
-SELECT m.queue, m.priority, f.position, f.id FROM celeriac_inflight AS f JOIN celeriac_messages AS m ON m.id = f.id
-WHERE f.epoch = ?1
-"""
 _PARKED = """
 SELECT p.turn, p.id, p.position, m.blob FROM celeriac_parked AS p CROSS JOIN celeriac_messages AS m ON m.id = p.id
 WHERE p.queue = ?1 AND p.key = ?2 ORDER BY p.turn, p.id LIMIT ?3
-"""
-_STATE = """
-SELECT (SELECT value FROM celeriac_state WHERE name = 'cancel_version'),
-       (SELECT expires FROM celeriac_workers WHERE epoch = ?1)
 """
 _DUE = "SELECT due, id FROM celeriac_schedule WHERE queue = ?1 AND due <= ?2 ORDER BY due, id LIMIT ?3"
 _PROMOTE = """
@@ -77,9 +62,6 @@ INSERT INTO celeriac_ready (queue, priority, position, id)
 SELECT s.queue, m.priority, s.due - ?4, s.id FROM celeriac_schedule AS s JOIN celeriac_messages AS m ON m.id = s.id
 WHERE s.queue = ?1 AND (s.due, s.id) <= (?2, ?3)
 """
-_REPLIES = "%.reply.celery.pidbox"
-"""The queues in which workers answer, as kombu names them: one for each process that asks."""
-_REPLY_MICROS = 60_000_000
 _IDS_AT_ONCE = 512
 _AT_ONCE = 2000
 """So many scheduled messages are made ready in one cycle; the others in the next ones."""
@@ -94,7 +76,8 @@ def _nonsense(seconds: float) -> int:
     raise ValueError(f"a time of {seconds} seconds")
 
 
-def _next_id(connection: sqlite3.Connection, now: float) -> int:
+def next_id(connection: sqlite3.Connection, now: float) -> int:
+    """An id, and a position at the tail, after all that are there."""
     [last] = connection.execute("SELECT max(id) FROM celeriac_messages").fetchone()
     return max(int(now * 1e6), (last or 0) + 1)
 
@@ -106,7 +89,7 @@ def publish(connection: sqlite3.Connection, envelopes: Sequence[Envelope], now: 
     """Take envelopes in. `remember`: drop those whose publish id was seen; needless where a fence stands before."""
     if remember and any(can_come_again(envelope.publish_id) for envelope in envelopes):
         envelopes = [envelope for envelope in envelopes if _is_new(connection, envelope.publish_id, now)]
-    first = _next_id(connection, now)
+    first = next_id(connection, now)
     timed: list[tuple[str, int, int]] = []
     messages: list[tuple[int, str, int, bytes]] = []
     number = first
@@ -226,7 +209,7 @@ def _settle(connection: sqlite3.Connection, number: int, settlement: Settlement,
         case Return(blob=blob):
             connection.execute("INSERT INTO celeriac_ready VALUES (?, ?, ?, ?)", (queue, priority, position, number))
         case Requeue(blob=blob):
-            tail = _next_id(connection, now)
+            tail = next_id(connection, now)
             connection.execute("INSERT INTO celeriac_ready VALUES (?, ?, ?, ?)", (queue, priority, tail, number))
         case Delay(until=until, blob=blob):
             connection.execute("INSERT INTO celeriac_schedule VALUES (?, ?, ?)", (queue, micros(until), number))
@@ -279,7 +262,7 @@ def promote(connection: sqlite3.Connection, queues: Sequence[str], now: float) -
     for queue in queues:
         rows = connection.execute(_DUE, (queue, int(now * 1e6), _AT_ONCE)).fetchall()
         if rows:
-            connection.execute(_PROMOTE, (queue, *rows[-1], _EARLIER))
+            connection.execute(_PROMOTE, (queue, *rows[-1], EARLIER))
             connection.execute(
                 "DELETE FROM celeriac_schedule WHERE queue = ? AND (due, id) <= (?, ?)", (queue, *rows[-1])
             )
@@ -384,280 +367,3 @@ def _in_turn(connection: sqlite3.Connection, queues: Sequence[str], count: int) 
     finally:
         for cursor in cursors:
             cursor.close()
-
-
-# Leases
-
-
-def hold_lease(connection: sqlite3.Connection, epoch: str, now: float, lease: float) -> int:
-    """See that a worker that claims has a lease: without one nobody would ever give back what it claims. Returns the
-    version of the cancel list, which lies on the way."""
-    version, expires = connection.execute(_STATE, (epoch,)).fetchone()
-    if expires is None or expires <= now * 1e6:
-        _set_lease(connection, epoch, now, lease)
-    return version or 0
-
-
-def _set_lease(connection: sqlite3.Connection, epoch: str, now: float, lease: float) -> None:
-    connection.execute("INSERT OR REPLACE INTO celeriac_workers VALUES (?, ?)", (epoch, int((now + lease) * 1e6)))
-
-
-def renew(connection: sqlite3.Connection, epoch: str, running: Sequence[Receipt], now: float, lease: float) -> bool:
-    """Prolong a lease and mark what runs. False: the lease had been taken away."""
-    stood = connection.execute("SELECT 1 FROM celeriac_workers WHERE epoch = ?", (epoch,)).fetchone() is not None
-    _set_lease(connection, epoch, now, lease)
-    tags = {receipt.tag for receipt in running}
-    marks = connection.execute("SELECT id, claim, running FROM celeriac_inflight WHERE epoch = ?", (epoch,)).fetchall()
-    changed = [
-        (int(runs), number) for number, claim, marked in marks if (runs := f"{number}.{claim}" in tags) != bool(marked)
-    ]
-    connection.executemany("UPDATE celeriac_inflight SET running = ? WHERE id = ?", changed)
-    return stood
-
-
-def dead_workers(connection: sqlite3.Connection, epoch: str, now: float) -> list[str]:
-    """The epochs whose lease has ended, other than one's own."""
-    rows = connection.execute("SELECT epoch FROM celeriac_workers WHERE expires <= ?", (int(now * 1e6),))
-    return [dead for (dead,) in rows if dead != epoch]
-
-
-def recover(connection: sqlite3.Connection, epoch: str, now: float) -> int:
-    """Give back what a dead worker held, with one more loss in what it ran. 0 if another was first, or it lives."""
-    ended = connection.execute(
-        "DELETE FROM celeriac_workers WHERE epoch = ? AND expires <= ?", (epoch, int(now * 1e6))
-    ).rowcount
-    if not ended:
-        return 0
-    ran = connection.execute(
-        """SELECT m.blob, m.id FROM celeriac_inflight AS f JOIN celeriac_messages AS m ON m.id = f.id
-           WHERE f.epoch = ? AND f.running""",
-        (epoch,),
-    ).fetchall()
-    counted = [(count_lost_worker(blob), number) for blob, number in ran]
-    connection.executemany("UPDATE celeriac_messages SET blob = ? WHERE id = ?", counted)
-    return give_back(connection, epoch)
-
-
-def give_back(connection: sqlite3.Connection, epoch: str) -> int:
-    """Put all that an epoch holds back to where it was. Returns how many."""
-    connection.execute(_PUT_BACK, (epoch,))
-    return connection.execute("DELETE FROM celeriac_inflight WHERE epoch = ?", (epoch,)).rowcount
-
-
-def adopt(connection: sqlite3.Connection, epoch: str, known: set[str]) -> int:
-    """Put what an epoch holds, but whose receipts are not known, back to where it was. Returns how many."""
-    held = connection.execute("SELECT id, claim FROM celeriac_inflight WHERE epoch = ?", (epoch,)).fetchall()
-    stray = [(number,) for number, claim in held if f"{number}.{claim}" not in known]
-    connection.executemany(f"{_PUT_BACK.replace('f.epoch', 'f.id')}", stray)
-    connection.executemany("DELETE FROM celeriac_inflight WHERE id = ?", stray)
-    return len(stray)
-
-
-def leave(connection: sqlite3.Connection, epoch: str) -> None:
-    """Give back what an epoch holds, and end its lease."""
-    give_back(connection, epoch)
-    connection.execute("DELETE FROM celeriac_workers WHERE epoch = ?", (epoch,))
-
-
-# Looking and mending
-
-_LISTS = {
-    Place.READY: """SELECT l.priority, l.position, l.id, m.blob, NULL FROM celeriac_ready AS l
-        JOIN celeriac_messages AS m ON m.id = l.id
-        WHERE l.queue = ?1 AND (l.priority, l.position, l.id) > (?2, ?3, ?4)
-        ORDER BY l.priority, l.position, l.id LIMIT ?5""",
-    Place.SCHEDULED: """SELECT 0, l.due, l.id, m.blob, NULL FROM celeriac_schedule AS l
-        JOIN celeriac_messages AS m ON m.id = l.id WHERE l.queue = ?1 AND ?2 <= 0 AND (l.due, l.id) > (?3, ?4)
-        ORDER BY l.due, l.id LIMIT ?5""",
-    Place.IN_FLIGHT: """SELECT 0, 0, l.id, m.blob, l.epoch FROM celeriac_inflight AS l
-        JOIN celeriac_messages AS m ON m.id = l.id WHERE m.queue = ?1 AND ?2 <= 0 AND ?3 <= 0 AND l.id > ?4
-        ORDER BY l.id LIMIT ?5""",
-    Place.DEAD: """SELECT 0, l.died, l.id, m.blob, l.reason FROM celeriac_dead AS l
-        JOIN celeriac_messages AS m ON m.id = l.id WHERE l.queue = ?1 AND ?2 <= 0 AND (l.died, l.id) > (?3, ?4)
-        ORDER BY l.died, l.id LIMIT ?5""",
-    Place.PARKED: """SELECT 0, 0, l.id, m.blob, l.key FROM celeriac_parked AS l
-        JOIN celeriac_messages AS m ON m.id = l.id WHERE l.queue = ?1 AND ?2 <= 0 AND ?3 <= 0 AND l.id > ?4
-        ORDER BY l.id LIMIT ?5""",
-}
-_TABLES = {
-    Place.READY: "celeriac_ready",
-    Place.SCHEDULED: "celeriac_schedule",
-    Place.IN_FLIGHT: "celeriac_inflight",
-    Place.PARKED: "celeriac_parked",
-    Place.DEAD: "celeriac_dead",
-}
-
-
-def browse(connection: sqlite3.Connection, where: Place, queue: str, limit: int, cursor: str) -> Page:
-    """A page of what lies there, in order. The cursor is the key of the last entry, so nothing shifts it."""
-    after = tuple(int(part) for part in cursor.split(".")) if cursor else (-_EARLIER * 4,) * 3
-    rows = connection.execute(_LISTS[where], (queue, *after, limit + 1)).fetchall()
-    items = []
-    for _, due, number, blob, text in rows[:limit]:
-        items.append(
-            Item(
-                id=str(number),
-                blob=blob,
-                due=due / 1e6 if where is Place.SCHEDULED else None,
-                reason=text if where is Place.DEAD else "",
-                key=text if where is Place.PARKED else "",
-                owner=text if where is Place.IN_FLIGHT else "",
-            )
-        )
-    more = len(rows) > limit and limit > 0
-    return Page(items, ".".join(map(str, rows[limit - 1][:3])) if more else "")
-
-
-def _take_out(connection: sqlite3.Connection, where: Place, queue: str, ids: Sequence[str]) -> list[int]:
-    """Take entries out of a list, leaving their messages. Returns those that were there."""
-    numbers = json.dumps([int(name) for name in ids if name.isdecimal()])
-    own = "" if where is not Place.IN_FLIGHT else "AND id IN (SELECT id FROM celeriac_messages WHERE queue = ?1)"
-    condition = own or "AND queue = ?1"
-    return [
-        number
-        for (number,) in connection.execute(
-            f"""DELETE FROM {_TABLES[where]} WHERE id IN (SELECT value FROM json_each(?2)) {condition} RETURNING id""",
-            (queue, numbers),
-        ).fetchall()
-    ]
-
-
-def remove(connection: sqlite3.Connection, where: Place, queue: str, ids: Sequence[str]) -> int:
-    """Delete entries. Returns how many there were."""
-    numbers = _take_out(connection, where, queue, ids)
-    connection.execute(
-        "DELETE FROM celeriac_messages WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(numbers),)
-    )
-    return len(numbers)
-
-
-def restore(connection: sqlite3.Connection, where: Place, queue: str, ids: Sequence[str], now: float) -> int:
-    """Put scheduled, parked or dead entries to the tail of their queue; dead ones begin anew. Returns how many."""
-    if where in (Place.READY, Place.IN_FLIGHT):
-        return 0
-    numbers = sorted(_take_out(connection, where, queue, ids))
-    if where is Place.DEAD:
-        for number in numbers:
-            [blob] = connection.execute("SELECT blob FROM celeriac_messages WHERE id = ?", (number,)).fetchone()
-            if (fresh := begin_anew(blob)) is not blob:
-                connection.execute("UPDATE celeriac_messages SET blob = ? WHERE id = ?", (fresh, number))
-    return _append(connection, numbers, now)
-
-
-def _append(connection: sqlite3.Connection, numbers: Sequence[int], now: float) -> int:
-    tail = _next_id(connection, now)
-    connection.executemany(
-        "INSERT INTO celeriac_ready SELECT queue, priority, ?1, id FROM celeriac_messages WHERE id = ?2",
-        [(tail + place, number) for place, number in enumerate(numbers)],
-    )
-    return len(numbers)
-
-
-def count(connection: sqlite3.Connection, queue: str, now: float) -> Counts:
-    """How much of a queue lies where."""
-    number = {
-        where: connection.execute(f"SELECT count(*) FROM {table} WHERE queue = ?", (queue,)).fetchone()[0]
-        for where, table in _TABLES.items()
-        if where is not Place.IN_FLIGHT
-    }
-    [in_flight] = connection.execute(
-        """SELECT count(*) FROM celeriac_inflight AS f JOIN celeriac_messages AS m ON m.id = f.id WHERE m.queue = ?""",
-        (queue,),
-    ).fetchone()
-    return Counts(
-        ready=number[Place.READY],
-        scheduled=number[Place.SCHEDULED],
-        in_flight=in_flight,
-        parked=number[Place.PARKED],
-        dead=number[Place.DEAD],
-        oldest=_oldest(connection, queue, now),
-    )
-
-
-def _oldest(connection: sqlite3.Connection, queue: str, now: float) -> float | None:
-    ages = []
-    urgency = -_EARLIER
-    head = """SELECT priority, position FROM celeriac_ready WHERE queue = ? AND priority > ?
-              ORDER BY priority, position LIMIT 1"""
-    while row := connection.execute(head, (queue, urgency)).fetchone():
-        urgency, position = row
-        ages.append(now - (position if position >= 0 else position + _EARLIER) / 1e6)
-    return max(*ages, 0.0) if ages else None
-
-
-def purge(connection: sqlite3.Connection, queue: str) -> int:
-    """Delete what is ready. Returns how many."""
-    connection.execute(
-        "DELETE FROM celeriac_messages WHERE id IN (SELECT id FROM celeriac_ready WHERE queue = ?)", (queue,)
-    )
-    return connection.execute("DELETE FROM celeriac_ready WHERE queue = ?", (queue,)).rowcount
-
-
-def release(connection: sqlite3.Connection, queue: str, now: float) -> int:
-    """Make ready what is parked, scheduled, or in flight at dead workers. Returns how many."""
-    dead = connection.execute(
-        """SELECT f.id FROM celeriac_inflight AS f JOIN celeriac_messages AS m ON m.id = f.id
-           LEFT JOIN celeriac_workers AS w ON w.epoch = f.epoch
-           WHERE m.queue = ?1 AND (w.expires IS NULL OR w.expires <= ?2) ORDER BY f.id""",
-        (queue, int(now * 1e6)),
-    ).fetchall()
-    parked = connection.execute(
-        "DELETE FROM celeriac_parked WHERE queue = ? RETURNING id", (queue,)
-    ).fetchall()
-    scheduled = connection.execute(
-        "DELETE FROM celeriac_schedule WHERE queue = ? RETURNING id", (queue,)
-    ).fetchall()
-    connection.executemany("DELETE FROM celeriac_inflight WHERE id = ?", dead)
-    return _append(connection, [number for (number,) in [*dead, *sorted(parked), *sorted(scheduled)]], now)
-
-
-# The rest
-
-
-def cancel_version(connection: sqlite3.Connection) -> int:
-    """The version of the cancel list."""
-    row = connection.execute("SELECT value FROM celeriac_state WHERE name = 'cancel_version'").fetchone()
-    return 0 if row is None else row[0]
-
-
-def cancel(connection: sqlite3.Connection, ids: Sequence[str], until: float) -> None:
-    """Put ids on the cancel list."""
-    connection.executemany(
-        "INSERT OR REPLACE INTO celeriac_cancelled VALUES (?, ?)", [(name, int(until * 1e6)) for name in ids]
-    )
-    version = cancel_version(connection) + 1
-    connection.execute("INSERT OR REPLACE INTO celeriac_state VALUES ('cancel_version', ?)", (version,))
-
-
-def cancelled(connection: sqlite3.Connection, now: float) -> tuple[int, frozenset[str]]:
-    """The version and the ids of the cancel list."""
-    rows = connection.execute("SELECT id FROM celeriac_cancelled WHERE until > ?", (int(now * 1e6),))
-    return cancel_version(connection), frozenset(name for (name,) in rows)
-
-
-def queues(connection: sqlite3.Connection) -> list[str]:
-    """Names of all queues ever used, but for those that hold the answers to one process's questions."""
-    rows = connection.execute("SELECT name FROM celeriac_queues WHERE name NOT LIKE ? ORDER BY name", (_REPLIES,))
-    return [name for (name,) in rows]
-
-
-def tidy(connection: sqlite3.Connection, now: float, dead_limit: int) -> dict[str, int]:
-    """Delete what is of no use any more: what is over, answers that nobody came for, and the oldest dead letters of a
-    queue that has more than so many. Returns how many of these went, by queue. Results have a Sweeper of their own."""
-    over = int(now * 1e6)
-    connection.execute("DELETE FROM celeriac_published WHERE until <= ?", (over,))
-    connection.execute("DELETE FROM celeriac_cancelled WHERE until <= ?", (over,))
-    connection.execute("DELETE FROM celeriac_notices WHERE expires <= ?", (over,))
-    for (queue,) in connection.execute("SELECT name FROM celeriac_queues WHERE name LIKE ?", (_REPLIES,)).fetchall():
-        late = "SELECT id FROM celeriac_ready WHERE queue = ? AND position <= ?"
-        answers = connection.execute(late, (queue, over - _REPLY_MICROS)).fetchall()
-        remove(connection, Place.READY, queue, [str(answer) for (answer,) in answers])
-        if not has_ready(connection, [queue]):
-            connection.execute("DELETE FROM celeriac_queues WHERE name = ?", (queue,))
-    gone = {}
-    many = "SELECT queue, count(*) FROM celeriac_dead GROUP BY queue HAVING count(*) > ?"
-    for queue, number in connection.execute(many, (dead_limit,)).fetchall():
-        oldest = "SELECT id FROM celeriac_dead WHERE queue = ? ORDER BY died, id LIMIT ?"
-        ids = connection.execute(oldest, (queue, number - dead_limit)).fetchall()
-        gone[queue] = remove(connection, Place.DEAD, queue, [str(dead) for (dead,) in ids])
-    return gone
