@@ -54,9 +54,8 @@ class Layout:
         self.unacked_mutex_expire = _number(options, "unacked_mutex_expire", 300.0)
         self.unacked_restore_limit = int(get("unacked_restore_limit") or 0)
         self.visibility_timeout = _number(options, "visibility_timeout", 3600.0)
-        self.restore_interval = _number(options, "unacked_restore_interval", 10.0) * _number(
-            options, "unacked_restore_throttle", 10.0
-        )
+        # kombu looks ten times less often, because it takes the mutex for each look.
+        self.restore_interval = min(_number(options, "unacked_restore_interval", 10.0), self.visibility_timeout / 3)
         self.fanout_patterns = flag(options, "fanout_patterns", True)
         fanout = get("fanout_prefix", True)
         if isinstance(fanout, str) and fanout.lower() in ("true", "false", "1", "0"):

@@ -119,7 +119,9 @@ _Unacked = msgspec.json.Decoder(tuple[msgspec.Raw, str | None, str | None])
 async def restore_unacked(link: AsyncLink, layout: Layout) -> int:
     """What kombu does for Celery workers that died: under its mutex, put messages that were taken longer ago than the
     visibility timeout to the heads of their lists, marked as redelivered. Returns how many."""
-    if not await link.call("EXISTS", layout.unacked_index):
+    seconds, _ = await link.call("TIME")
+    before = int(seconds) - layout.visibility_timeout
+    if not await link.call("ZCOUNT", layout.unacked_index, 0, before):
         return 0
     token = uuid.uuid4().hex
     expire = max(1, int(layout.unacked_mutex_expire * 1000))
@@ -127,10 +129,8 @@ async def restore_unacked(link: AsyncLink, layout: Layout) -> int:
         return 0
     count = 0
     try:
-        seconds, _ = await link.call("TIME")
         most = layout.unacked_restore_limit
         limit: tuple[str | int, ...] = ("LIMIT", 0, most) if most else ()
-        before = int(seconds) - layout.visibility_timeout
         tags = await link.call("ZREVRANGEBYSCORE", layout.unacked_index, before, 0, *limit)
         for start in range(0, len(tags), BATCH):
             batch = tags[start : start + BATCH]
