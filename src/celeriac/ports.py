@@ -73,6 +73,11 @@ class Consumer(Protocol):
         answer was lost with the connection. Called after a reconnect, before the first `cycle`. Returns how many."""
         ...
 
+    async def standing(self, receipts: Collection[Receipt]) -> frozenset[Receipt]:
+        """Those of `receipts` whose in-flight entries are still ours. Asked after the lease had ended, before results go
+        to another server, which can't see the fence."""
+        ...
+
     async def change(self, queues: Sequence[str]) -> None:
         """Consume other queues from now on; open receipts stay good."""
         ...

@@ -64,6 +64,8 @@ class Dispatch:
         """Broker and result backend are one server."""
         self.doubtful: list[tuple[Held, bytes]] = []
         """Redelivered messages that may have been done: their results stand on another server. See `resume`."""
+        self.suspects: set[Receipt] = set()
+        """What was held when a lease ended: another worker may have it."""
         self.safe_until = 0.0
         """Monotonic time until which the lease surely holds; nothing new starts after it."""
         self._kick = kick

@@ -57,6 +57,8 @@ class Session:
         self._cancel_version = -1
         self._next_due: float | None = None
         self._offset = 0.0
+        self._store_offset = 0.0
+        """The store's clock minus ours (monotonic)."""
         self._waiter: asyncio.Task[None] | None = None
         self._waited = False
         self.consumer: Consumer | None = None
@@ -103,7 +105,7 @@ class Session:
             settle: Sequence[Completion] = finished
             try:
                 if not self.together and finished:
-                    settle = await self._elsewhere(finished)
+                    settle = await self._elsewhere(consumer, finished)
                 turn = await consumer.cycle(settle, Demand(want, parked=parked))
             except BaseException:
                 outbox.put_back(finished, held)
@@ -139,26 +141,42 @@ class Session:
             else:
                 dispatch.failed(owner, verdict.error)
 
-    async def _elsewhere(self, finished: list[Completion]) -> list[Completion]:
-        """Broker and result backend are two servers: publish, store, then settle. The lease must surely hold when the
-        store takes the document, so the store gets a deadline by its own clock."""
-        if time.monotonic() > self.dispatch.safe_until and self.consumer is not None:
-            await self._renew(self.consumer)
-        envelopes = [e for c in finished for e in c.publish]
+    async def _elsewhere(self, consumer: Consumer, finished: list[Completion]) -> list[Completion]:
+        """Broker and result backend are two servers: publish, store, then settle. The fence stands in the broker, so
+        what was held when a lease ended is looked up there first, and the store gets the end of the lease by its own
+        clock: a worker that is stopped in between comes too late. Gives what is left to settle."""
+        if time.monotonic() > self.dispatch.safe_until:
+            await self._renew(consumer)
+        mine = await self._still_ours(consumer, finished)
+        envelopes = [envelope for c in mine for envelope in c.publish]
         if envelopes:
             await self.broker.publish(envelopes)
-        stores = [c.store for c in finished if c.store is not None]
-        if stores and self.backend is not None:
-            remaining = self.dispatch.safe_until - time.monotonic()
-            deadline = await self.backend.clock() + remaining if remaining < self.lease / 2 else None
+        stores = [c.store for c in mine if c.store is not None]
+        while stores and self.backend is not None:
+            deadline = self._store_offset + self.dispatch.safe_until
             verdicts = await self.backend.store(stores, deadline)
+            late = [store for store, verdict in zip(stores, verdicts, strict=True) if verdict.lost]
             for store, verdict in zip(stores, verdicts, strict=True):
-                if not verdict.ok and not verdict.lost:
+                if verdict.error:
                     log.error("the result of %s could not be stored: %s", store.id, verdict.error)
+            if late:
+                await self._renew(consumer)
+                mine = await self._still_ours(consumer, mine)
+                late = [c.store for c in mine if c.store is not None and c.store in late]
+            stores = late
         return [
             msgspec.structs.replace(c, store=None, publish=()) if c.store is not None or c.publish else c
             for c in finished
         ]
+
+    async def _still_ours(self, consumer: Consumer, finished: list[Completion]) -> list[Completion]:
+        suspects = self.dispatch.suspects
+        doubtful = [c.receipt for c in finished if c.receipt is not None and c.receipt in suspects] if suspects else []
+        if not doubtful:
+            return finished
+        standing = await consumer.standing(doubtful)
+        gone = frozenset(doubtful) - standing
+        return [c for c in finished if c.receipt not in gone]
 
     async def _resume(self, now: float) -> None:
         documents: Mapping[str, bytes] = {}
@@ -209,7 +227,11 @@ class Session:
                 "are given back, results of messages that another worker has taken will be refused",
                 self.lease,
             )
+            self.dispatch.suspects.update(self.dispatch.receipts())
             self.dispatch.give_back(self.dispatch.pool.drain())
+        if not self.together and self.backend is not None:
+            before = time.monotonic()
+            self._store_offset = await self.backend.clock() - (before + time.monotonic()) / 2
         self.dispatch.safe_until = began + self.lease * (1 - MARGIN)
         self.dispatch.feed()
         self.kick.set()

@@ -281,6 +281,15 @@ class RedisConsumer:
         link, layout = self.control.link, self.control.layout
         return await recovery.give_back(link, layout, self.epoch, only_dead=False, keep=tags)
 
+    async def standing(self, receipts: Collection[Receipt]) -> frozenset[Receipt]:
+        """See ports.Consumer."""
+        link, layout = self.control.link, self.control.layout
+        asked = list(receipts)
+        found: list[int] = await link.many(
+            [("HEXISTS", layout.inflight(receipt.queue, self.epoch), receipt.tag) for receipt in asked]
+        )
+        return frozenset(receipt for receipt, there in zip(asked, found, strict=True) if there)
+
     async def change(self, queues: Sequence[str]) -> None:
         """See ports.Consumer."""
         await self.control.declare(queues)
