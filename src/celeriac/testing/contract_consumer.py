@@ -640,6 +640,9 @@ class ConsumerContract:
             assert await second.adopt([taken[1].receipt]) == 3
             assert await second.adopt({taken[1].receipt}) == 0
             assert await other.adopt([]) == 0
+            asked = [delivery.receipt for delivery in taken]
+            assert await second.standing(asked) == {taken[1].receipt}
+            assert await second.standing([]) == frozenset()
             again = await claim(second, 4)
             assert names(again) == ["a", "c", "d", "e"]
             assert [losses(delivery.blob) for delivery in again] == [(0, 0)] * 4
