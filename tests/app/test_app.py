@@ -222,6 +222,20 @@ def test_the_current_app(app: Celeriac) -> None:
     assert registry.current() is app
 
 
+def test_an_app_that_was_made_because_nobody_else_was_there(app: Celeriac, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands back when another one is made."""
+    for name in ("_default", "_latest", "_made"):
+        monkeypatch.setattr(registry, name, None)
+    monkeypatch.setattr(registry._thread, "app", None)
+    made = registry.current()
+    assert made.main == "default"
+    assert registry.current() is made
+    later = Celeriac("later")
+    assert registry.current() is later
+    later.close()
+    made.close()
+
+
 def test_two_apps_in_one_process(app: Celeriac, broker: Broker) -> None:
     """Each with its own broker, results and settings."""
     other_broker = Broker("other-app-of-test")

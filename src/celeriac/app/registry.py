@@ -49,6 +49,8 @@ _lock = threading.RLock()
 _thread = _PerThread()
 _apps: weakref.WeakSet[Any] = weakref.WeakSet()
 _default: Any = None
+_made: Any = None
+"""The app that was made because one was asked for; any other goes before it."""
 _latest: Any = None
 _earlier: list[weakref.ref[Any]] = []
 """Apps that were current before the latest one, to fall back on when that is closed."""
@@ -70,9 +72,11 @@ def add(app: Any) -> None:
 
 def discard(app: Any) -> None:
     """Forget an app that was closed."""
-    global _default, _latest
+    global _default, _latest, _made
     with _lock:
         _apps.discard(app)
+        if _made is app:
+            _made = None
         if _default is app:
             _default = None
         _earlier[:] = [ref for ref in _earlier if ref() is not None and ref() is not app]
@@ -107,12 +111,13 @@ def set_default(app: Any) -> None:
 
 
 def current_or_none() -> Any:
-    """The current app: this thread's, else the default one, else the last one that was made current anywhere."""
-    return _thread.app or _default or _latest
+    """The current app: this thread's, else the default one, else the last that was made current in any thread."""
+    return _thread.app or _default or _latest or _made
 
 
 def current() -> Any:
-    """The current app. When there is none, one is made from the environment and becomes the default."""
+    """The current app. When there is none, one is made from the environment, and stands back when there is another."""
+    global _made
     app = current_or_none()
     if app is None:
         with _lock:
@@ -120,8 +125,7 @@ def current() -> Any:
             if app is None:
                 if _make_default is None:
                     raise RuntimeError("there is no current app: make one with celeriac.Celeriac() first")
-                app = _make_default()
-                set_default(app)
+                app = _made = _make_default()
     return app
 
 

@@ -172,7 +172,7 @@ class Task(Generic[P, R]):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        for name in _SETTINGS:  # None means: as the app says
+        for name in SETTINGS:  # None means: as the app says
             if name in cls.__dict__ and cls.__dict__[name] is None:
                 delattr(cls, name)
 
@@ -740,7 +740,7 @@ class Task(Generic[P, R]):
 
     def freeze_settings(self) -> None:
         """Read the settings behind attributes once and for all: in a child they don't change, and runs ask for them."""
-        for name in _SETTINGS:
+        for name in SETTINGS:
             if _held(self, name) is None:
                 self.__dict__[name] = getattr(self, name)
 
@@ -761,11 +761,11 @@ class Task(Generic[P, R]):
 
 
 _APPLY_ASYNC = Task.__dict__["apply_async"]
-_SETTINGS = tuple(name for name, value in vars(Task).items() if isinstance(value, FromSetting))
+SETTINGS = tuple(name for name, value in vars(Task).items() if isinstance(value, FromSetting))
 """Attributes that fall back to a setting."""
 _WATCHED = frozenset(
     {
-        *HANDLERS, *_SETTINGS, "compression", "queue", "exchange", "exchange_type", "routing_key", "delivery_mode",
+        *HANDLERS, *SETTINGS, "compression", "queue", "exchange", "exchange_type", "routing_key", "delivery_mode",
         "expires", "time_limit", "soft_time_limit", "link", "link_error", "typing", "run", "trail", "app", "name",
     }
 )  # fmt: skip
@@ -825,20 +825,3 @@ def _find_task(name: str, module: str | None = None) -> Any:
     if module:
         __import__(module)
     return registry.current().tasks[name]
-
-
-def make(app: Any, function: Callable[..., Any], base: type[Any], name: str, bind: bool, options: Any) -> Any:
-    """A task of a function: the only instance of a class of its own."""
-    run: Any = function if bind else staticmethod(function)
-    given = {key: value for key, value in options.items() if value is not None or key not in _SETTINGS}
-    space = {
-        "app": app, "name": name, "run": run, "abstract": False, "__doc__": function.__doc__,
-        "__module__": function.__module__, "__annotations__": getattr(function, "__annotations__", {}),
-        "__wrapped__": run, **given,
-    }  # fmt: skip
-    title = getattr(function, "__name__", type(function).__name__)
-    task = type(title, (base,), space)()
-    task.__dict__.setdefault("__name__", title)
-    task.__dict__.setdefault("__qualname__", getattr(function, "__qualname__", title))
-    retrying.add_autoretry(task)
-    return task
