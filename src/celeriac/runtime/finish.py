@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -16,7 +15,6 @@ import msgspec
 from celeriac import telemetry
 from celeriac.canvas import advance
 from celeriac.errors import (
-    CeleryError,
     Ignore,
     NotRegistered,
     Reject,
@@ -27,19 +25,17 @@ from celeriac.errors import (
 )
 from celeriac.model.message import ACK, Dead, Delay, Envelope, Requeue, Settlement, Store
 from celeriac.model.outcome import Report
+from celeriac.runtime.documents import Documents, stored_form
 from celeriac.runtime.einfo import ExceptionInfo, describe
 from celeriac.runtime.errback import takes_failure
 from celeriac.runtime.job import Job, Pack, Plan, RunSettings
 from celeriac.runtime.limits import HardLimit, TerminatedByOperator
 from celeriac.runtime.lines import Lines, log
-from celeriac.wire import record, values
 from celeriac.wire.repr import safe_repr
 from celeriac.wire.task import TaskMessage, follow_up_id
 
 Ran = Report | tuple[bytes | None, float]
 """How a run ended. The pair `(document or None, seconds)` is the plain case: SUCCESS, acknowledge, nothing to send."""
-FRESH_SECONDS = 1e-4
-"""Tasks that end within so many seconds may share a date."""
 PLAIN = frozenset({type(None), bool, int, float, str, list, dict, tuple, bytes})
 
 
@@ -51,11 +47,7 @@ class Finish:
         self._plans = plans
         self._pack = pack
         self._lines = lines
-        self._json = settings.result_serializer == "json" and settings.result_compression is None
-        self._second = -1
-        self._prefix = ""
-        self._date = ""
-        self._fresh_until = 0.0
+        self.documents = Documents(settings)
         self.late: list[Coroutine[Any, Any, Any]] = []
         """Coroutines that handlers and error links gave back; whoever called awaits them."""
 
@@ -65,7 +57,7 @@ class Finish:
         """The function returned."""
         message, task = job.message, job.plan.task
         if type(value) not in PLAIN:
-            value = _stored_form(value)
+            value = stored_form(value)
         try:
             publish, document = self._outcome_of(job, value)
         except Exception as error:  # what can't be stored or sent makes the task a failure
@@ -102,19 +94,7 @@ class Finish:
             publish = (*publish, *context.outbox)
         if job.ignores_result or not self.settings.stores_results:
             return publish, None
-        tuples = [_tuple_of(c) for c in children] if children else []
-        if not self._json:
-            return publish, self._document(message, "SUCCESS", value, children=tuples)
-        extended = self._extended(message) if self.settings.result_extended else None
-        return publish, record.success(
-            message.id,
-            values.dumps(value),
-            self.date_text(),
-            values.dumps(tuples) if tuples else "[]",
-            message.parent_id,
-            message.group,
-            extended,
-        )
+        return publish, self.documents.success(message, value, children)
 
     def _after(self, message: TaskMessage, value: Any) -> advance.Follow:
         priority = message.priority if self.settings.inherit_parent_priority else None
@@ -157,7 +137,7 @@ class Finish:
         einfo = ExceptionInfo(error, skip=_own_frames(error))
         trace = einfo.traceback if error.__traceback__ is not None else ""
         task = plan.task if plan is not None else None
-        store, more = self._failure_documents(message, task, "FAILURE", error, trace or None, job)
+        store, more = self.documents.failure(job, task, "FAILURE", error, trace or None)
         job.context.outbox = None  # what was to go out with a success does not
         publish = self._error_links(job, error, trace or None)
         if plan is not None and task is not None:
@@ -195,9 +175,7 @@ class Finish:
             except Exception as refused:  # a retry that can't be sent is a failure
                 return self.failed(job, refused)
         einfo = ExceptionInfo(error, skip=_own_frames(error))
-        store = None
-        if self._stores_errors(job.message, task):
-            store = self._error_store(message, "RETRY", error.exc, einfo.traceback, job)
+        store, _ = self.documents.failure(job, task, "RETRY", error.exc, einfo.traceback)
         if "on_retry" in task.overridden:
             self._handler(job, "on_retry", error.exc, message.id, message.args, message.kwargs, einfo)
         if telemetry.task_retry.receivers:
@@ -230,7 +208,7 @@ class Finish:
         self._postrun(job, error, "REJECTED")
         if error.requeue:
             return Report(job.seq, "REJECTED", Requeue() if task.acks_late else ACK, runtime=job.runtime, result=shown)
-        store, more = self._failure_documents(message, task, "FAILURE", error, None, job)
+        store, more = self.documents.failure(job, task, "FAILURE", error, None)
         settlement: Settlement = Dead(f"rejected by the task: {_text(error.reason)}") if task.acks_late else ACK
         return Report(job.seq, "REJECTED", settlement, store, (), job.runtime, shown, more=more)
 
@@ -247,7 +225,7 @@ class Finish:
         task = plan.task if plan is not None else None
         if why in ("revoked", "terminated", "expired"):
             error: Exception = TaskRevokedError(why)
-            store, more = self._failure_documents(message, task, "REVOKED", error, None, job)
+            store, more = self.documents.failure(job, task, "REVOKED", error, None)
             if telemetry.task_revoked.receivers:
                 telemetry.task_revoked.send(
                     task,
@@ -259,7 +237,7 @@ class Finish:
             return Report(seq, "REVOKED", ACK, store, (), job.runtime, describe(error), more=more)
         if why == "rejected":
             error = Reject(detail, False)
-            store, more = self._failure_documents(message, task, "FAILURE", error, None, job)
+            store, more = self.documents.failure(job, task, "FAILURE", error, None)
             return Report(seq, "REJECTED", Dead(detail), store, (), 0.0, describe(error), more=more)
         if why == "timeout":
             report = self._failure(seq, message, plan, TimeLimitExceeded(_number(detail)), job)
@@ -273,105 +251,13 @@ class Finish:
     def broken(self, job: Job, error: BaseException, trace: str) -> Report:
         """An error that is not the task's own: FAILURE, without handlers, which may be what is broken."""
         store = None
-        if self._stores_errors(job.message, job.plan.task):
+        if self.documents.wants_errors(job.message, job.plan.task):
             shown = error if isinstance(error, Exception) else WorkerLostError(f"the engine met {describe(error)}")
-            document = self._any_document(job.message.id, "FAILURE", shown, traceback=trace, date_done=self.date_text())
+            document = self.documents.by_all_means(job.message.id, "FAILURE", shown, traceback=trace)
             store = Store(job.message.id, document, "FAILURE")
         return Report(job.seq, "FAILURE", ACK, store, (), job.runtime, describe(error), trace)
 
     # --- parts
-
-    def started(self, job: Job) -> Store | None:
-        """The STARTED document, where it is wanted."""
-        if job.ignores_result or not self.settings.stores_results:
-            return None
-        import os
-
-        value = {"pid": os.getpid(), "hostname": self.settings.hostname}
-        try:
-            return Store(job.message.id, self._document(job.message, "STARTED", value), "STARTED")
-        except CeleryError:
-            return None  # arguments that the result serializer can't hold
-
-    def _failure_documents(
-        self, message: TaskMessage, task: Any, state: str, error: Exception, trace: str | None, job: Job
-    ) -> tuple[Store | None, tuple[Store, ...]]:
-        """The document of this task and those of the chain's later steps, which end with it."""
-        if not self._stores_errors(message, task):
-            return None, ()
-        store = self._error_store(message, state, error, trace, job)
-        more = []
-        for task_id, group_id in advance.later_ids(message):
-            document = self._any_document(
-                task_id, state, error, traceback=trace, date_done=self.date_text(), group_id=group_id
-            )
-            more.append(Store(task_id, document, state, None, True))
-        return store, tuple(more)
-
-    def _stores_errors(self, message: TaskMessage, task: Any) -> bool:
-        if not self.settings.stores_results:
-            return False
-        given = message.ignore_result
-        ignored = getattr(task, "ignore_result", False) if given is None else given
-        return bool(not ignored or getattr(task, "store_errors_even_if_ignored", False))
-
-    def _error_store(self, message: TaskMessage, state: str, error: Any, trace: str | None, job: Job) -> Store:
-        children = job.context._children
-        tuples = [_tuple_of(c) for c in children] if children else []
-        try:
-            document = self._document(message, state, error, traceback=trace, children=tuples)
-        except Exception:  # arguments that can't be written, with result_extended
-            document = self._any_document(
-                message.id, state, error, traceback=trace, date_done=self.date_text(), parent_id=message.parent_id
-            )
-        return Store(message.id, document, state)
-
-    def _document(
-        self,
-        message: TaskMessage,
-        state: str,
-        result: Any,
-        *,
-        traceback: str | None = None,
-        children: list[Any] | None = None,
-    ) -> bytes:
-        return record.document(
-            message.id,
-            state,
-            result,
-            traceback=traceback,
-            children=children if children is not None else [],
-            date_done=self.date_text() if state in record.READY_STATES else None,
-            parent_id=message.parent_id,
-            group_id=message.group,
-            extended=self._extended(message) if self.settings.result_extended else None,
-            serializer=self.settings.result_serializer,
-            compression=self.settings.result_compression,
-        )
-
-    def _any_document(self, task_id: str, state: str, error: Any, **fields: Any) -> bytes:
-        """A document of an exception, by all means: in the end only its class and its repr."""
-        options: dict[str, Any] = {
-            "serializer": self.settings.result_serializer,
-            "compression": self.settings.result_compression,
-        }
-        try:
-            return record.document(task_id, state, error, **fields, **options)
-        except Exception:
-            plain = {"exc_type": type(error).__name__, "exc_message": [describe(error)], "exc_module": "builtins"}
-            return record.document(task_id, state, plain, **fields, **options)
-
-    def _extended(self, message: TaskMessage) -> Mapping[str, Any]:
-        return record.extended_fields(
-            message.task,
-            message.args,
-            message.kwargs,
-            self.settings.hostname,
-            message.retries,
-            message.routing_key,
-            message.stamped_headers,
-            message.stamps,
-        )
 
     def _envelopes(self, message: TaskMessage, follow: advance.Follow) -> tuple[Envelope, ...]:
         made = []
@@ -466,23 +352,6 @@ class Finish:
         limit = limits[0] or getattr(job.plan.task, "time_limit", None) or self.settings.time_limit
         return int(limit) if isinstance(limit, float) and limit.is_integer() else limit
 
-    def date_text(self) -> str:
-        """Now, as `date_done` has it."""
-        zone = self.settings.timezone
-        if zone is not None:
-            return datetime.now(zone).isoformat()
-        now = time.time()
-        if now < self._fresh_until and now > self._fresh_until - FRESH_SECONDS:
-            return self._date
-        second = int(now)
-        if second != self._second:
-            self._prefix = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-            self._second = second
-        micro = int((now - second) * 1e6)
-        self._fresh_until = now + FRESH_SECONDS
-        self._date = f"{self._prefix}.{micro:06d}+00:00" if micro else f"{self._prefix}+00:00"
-        return self._date
-
 
 def _holds(error: BaseException, kind: type[BaseException]) -> bool:
     """Whether it is one of that kind, or a task group has wrapped one."""
@@ -496,25 +365,9 @@ def _as_lost(error: BaseException) -> WorkerLostError:
     return WorkerLostError(f"the task raised {describe(error)}").with_traceback(error.__traceback__)
 
 
-def _stored_form(value: Any) -> Any:
-    """A returned result object is stored as its tuple."""
-    as_tuple = getattr(value, "as_tuple", None)
-    if callable(as_tuple) and hasattr(value, "id") and not isinstance(value, type):
-        try:
-            return as_tuple()
-        except Exception:
-            return value
-    return value
-
-
 def _classes(throws: Any) -> tuple[type[BaseException], ...]:
     """`throws` as users write it: a class, a tuple or a list."""
     return (throws,) if isinstance(throws, type) else tuple(throws)
-
-
-def _tuple_of(child: Any) -> Any:
-    as_tuple = getattr(child, "as_tuple", None)
-    return as_tuple() if callable(as_tuple) else child
 
 
 def _namer(message: TaskMessage) -> advance.Name:

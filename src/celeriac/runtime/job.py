@@ -112,6 +112,23 @@ class RunSettings:
     """Every outcome is a Report with the repr of its result: somebody listens to events."""
 
 
+class Unknown:
+    """Stands for a task that is not registered here."""
+
+    is_async = ignore_result = track_started = store_errors_even_if_ignored = False
+    acks_late = acks_on_failure = acks_on_timeout = True
+    throws: tuple[type[BaseException], ...] = ()
+    resultrepr_maxsize = 1024
+    overridden: frozenset[str] = frozenset()
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Never called."""
+        raise NotImplementedError(self.name)
+
+
 class Plan:
     """What is worked out once for each task."""
 

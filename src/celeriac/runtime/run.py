@@ -20,7 +20,7 @@ from celeriac.model.outcome import Report
 from celeriac.runtime.context import Sent, current
 from celeriac.runtime.einfo import ExceptionInfo, describe
 from celeriac.runtime.finish import PLAIN, Finish, Ran
-from celeriac.runtime.job import Job, Pack, Plan, RunnableTask, RunSettings
+from celeriac.runtime.job import Job, Pack, Plan, RunnableTask, RunSettings, Unknown
 from celeriac.runtime.limits import Drive, exception_of
 from celeriac.runtime.lines import Lines, log
 from celeriac.wire import record, values
@@ -53,6 +53,7 @@ class Runner:
         self._pack = pack
         self._plans: dict[str, Plan] = {}
         self._finish = Finish(self._plan, settings, pack, self.lines)
+        self._date_text = self._finish.documents.date_text
         self._loop: Any = None
         self._aio: Any = None
         self.drive: Drive | None = None
@@ -159,9 +160,7 @@ class Runner:
                 text = values.dumps(value)
             except Exception:
                 return None
-            document = record.success(
-                message.id, text, self._finish.date_text(), "[]", message.parent_id, message.group
-            )
+            document = record.success(message.id, text, self._date_text(), "[]", message.parent_id, message.group)
         lines = self.lines
         if lines.wanted():
             lines.succeeded(message.shadow or message.task, message.id, runtime, safe_repr(value, plan.shown))
@@ -222,7 +221,7 @@ class Runner:
         if _prerun.receivers:
             _prerun.send(task, task_id=message.id, task=task, args=message.args, kwargs=message.kwargs)
         if task.track_started:
-            store = self._finish.started(job)
+            store = self._finish.documents.started(job)
             if store is not None:
                 self.on_started(store)
 
@@ -393,7 +392,7 @@ class Runner:
             message = unpack(blob, self._accept)
         except CeleryError as error:
             return self._unreadable(seq, blob, error)
-        job = self._job(seq, message, self._plan(message.task) or Plan(_Unknown(message.task)))
+        job = self._job(seq, message, self._plan(message.task) or Plan(Unknown(message.task)))
         try:
             report = job.scope.run(self._ended, job, why, detail)
         except BaseException as error:
@@ -404,7 +403,7 @@ class Runner:
 
     def _ended(self, job: Job, why: str, detail: str) -> Report:
         _set_current(job.context)
-        plan = None if isinstance(job.plan.task, _Unknown) else job.plan
+        plan = None if isinstance(job.plan.task, Unknown) else job.plan
         return self._finish.ended(job.seq, job.message, plan, why, detail, job)
 
     def replay(self, seq: int, blob: bytes, document: bytes) -> Report:
@@ -414,7 +413,7 @@ class Runner:
             found = record.read(document, self.settings.result_serializer)
         except CeleryError as error:
             return self._unreadable(seq, blob, error)
-        job = self._job(seq, message, self._plan(message.task) or Plan(_Unknown(message.task)))
+        job = self._job(seq, message, self._plan(message.task) or Plan(Unknown(message.task)))
         try:
             report: Report = job.scope.run(self._replayed, job, found.result)
             return report
@@ -468,23 +467,6 @@ class Runner:
         except BaseException:
             log.critical("a receiver of task_internal_error raised", exc_info=True)
         return self._finish.broken(job, error, einfo.traceback)
-
-
-class _Unknown:
-    """Stands for a task that is not registered here."""
-
-    is_async = ignore_result = track_started = store_errors_even_if_ignored = False
-    acks_late = acks_on_failure = acks_on_timeout = True
-    throws: tuple[type[BaseException], ...] = ()
-    resultrepr_maxsize = 1024
-    overridden: frozenset[str] = frozenset()
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Never called."""
-        raise NotImplementedError(self.name)
 
 
 async def _given(value: Any) -> Any:
