@@ -289,10 +289,9 @@ def test_a_frozen_network_is_noticed(monkeypatch: pytest.MonkeyPatch, caplog: py
                     await broker.count("q")
                 await broker.count("q")
 
-    with caplog.at_level(logging.WARNING, "celeriac.redis"):
+    with caplog.at_level(logging.INFO, "celeriac.redis"):
         asyncio.run(story())
-    assert all("the connection is given up" in record.getMessage() for record in caplog.records)
-    assert 2 <= len(caplog.records) <= 5
+    assert 2 <= sum("the connection is given up" in record.getMessage() for record in caplog.records) <= 5
 
 
 def test_a_stopped_server(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,7 +235,7 @@ def test_an_answer_that_never_comes(caplog: pytest.LogCaptureFixture) -> None:
             assert len(lost) == 1
             assert connection.broken
 
-    with caplog.at_level(logging.WARNING, "celeriac.redis"):
+    with caplog.at_level(logging.INFO, "celeriac.redis"):
         asyncio.run(story())
     assert [record.getMessage().endswith("the connection is given up") for record in caplog.records] == [True]
 

@@ -272,7 +272,8 @@ class AsyncConnection(asyncio.Protocol):
             if now >= max(first.limit, self._heard + first.patience):
                 text = f"no answer within {first.patience:g} s"
                 if not self._quiet:
-                    log.warning("%s: %s; the connection is given up", self.server.describe(), text)
+                    # not a warning: whoever uses the connection says it once, for all its connections
+                    log.info("%s: %s; the connection is given up", self.server.describe(), text)
                 self._break(OperationalError(f"{self.server.describe()}: {text}"))
                 return
         elif now >= self._heard + SILENCE:
