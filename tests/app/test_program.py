@@ -193,10 +193,11 @@ def test_a_replaced_run(project: str) -> None:
 
 def test_attributes_are_read_once_in_a_child(project: str) -> None:
     """Runs ask for them, and settings don't change there."""
-    found = load(project)
+    found = load(project, settings={"task_acks_on_failure": False})
     found.runner(Line())
-    assert found.app.tasks["add"].__dict__["ignore_result"] is False
-    assert found.app.tasks["add"].acks_late is True
+    task = found.app.tasks["add"]
+    assert task.__dict__["ignore_result"] is False
+    assert (task.acks_late, task.acks_on_failure, task.acks_on_timeout) == (True, False, True)
 
 
 def test_settings_of_the_runtime(project: str) -> None:

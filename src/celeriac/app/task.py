@@ -13,16 +13,18 @@ import msgspec
 
 from celeriac import errors, telemetry
 from celeriac.app import publish, registry, retrying
+from celeriac.app.attributes import CurrentApp, FromSetting, held
 from celeriac.app.canvas import NOT_YET, Signature, maybe_signature, signature
 from celeriac.app.checking import Shape
 from celeriac.app.handle import AsyncResult as Handle
 from celeriac.app.handle import EagerResult
+from celeriac.app.plan import Plan, make_plan
 from celeriac.errors import Ignore, ImproperlyConfigured, OperationalError, Retry
 from celeriac.model.message import Envelope
 from celeriac.model.outcome import TaskTraits
 from celeriac.runtime.context import Context, current
 from celeriac.wire.ids import new_id
-from celeriac.wire.task import TaskMessage, Template
+from celeriac.wire.task import TaskMessage
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
@@ -30,75 +32,6 @@ T = TypeVar("T")
 
 HANDLERS = ("before_start", "on_success", "on_retry", "on_failure", "after_return", "__call__")
 _before, _after, _sent = telemetry.before_task_publish, telemetry.after_task_publish, telemetry.task_sent
-
-
-class FromSetting:
-    """An attribute that is the app's setting until the task says otherwise. Looked up late: a setting that is changed
-    later counts."""
-
-    __slots__ = ("keys", "last", "umbrella")
-
-    def __init__(self, *keys: str, umbrella: str = "", last: Any = None) -> None:
-        """`umbrella`: an attribute of the task that stands for this one. `last` is the value when nothing is set."""
-        self.keys = keys
-        self.umbrella = umbrella
-        self.last = last
-
-    def __get__(self, task: Any, owner: type | None = None) -> Any:
-        if task is None:
-            return None
-        if self.umbrella:
-            held = _held(task, self.umbrella)
-            if held is not None:
-                return held
-        conf = task.app.conf
-        for key in self.keys:
-            value = conf[key]
-            if value is not None:
-                return value
-        return self.last
-
-
-def _held(task: Any, name: str) -> Any:
-    """What the task itself says, the setting not asked."""
-    if name in task.__dict__:
-        return task.__dict__[name]
-    for cls in type(task).__mro__:
-        if name in cls.__dict__:
-            value = cls.__dict__[name]
-            return None if isinstance(value, FromSetting) else value
-    return None
-
-
-class CurrentApp:
-    """The app of a task class that none has taken yet."""
-
-    def __get__(self, task: Any, owner: type | None = None) -> Any:
-        return registry.current()
-
-
-class Plan:
-    """How `delay` of one task is sent, worked out once, as long as the app's settings stay."""
-
-    __slots__ = (
-        "arity", "exchange", "ignored", "pack", "priority", "queue", "result", "routing_key", "send_task", "sender",
-        "stamp", "timeout",
-    )  # fmt: skip
-
-    def __init__(self, stamp: Any) -> None:
-        self.stamp = stamp
-        """Another one at the app means: make the plan anew."""
-        self.pack: Callable[..., bytes] | None = None
-        """None: this task takes the long way."""
-        self.arity: int | None = None
-        """So many positional arguments need no further check; -1: check closely; None: don't check."""
-        self.queue = self.exchange = self.routing_key = ""
-        self.priority = 0
-        self.ignored = False
-        self.timeout = 0.0
-        self.sender: Any = None
-        self.send_task: Any = None
-        self.result: Any = None
 
 
 class Task(Generic[P, R]):
@@ -183,9 +116,8 @@ class Task(Generic[P, R]):
 
     def forget_plans(self) -> None:
         """Something that things were worked out from has changed."""
-        held = self.__dict__
         for name in ("_plan", "_options", "overridden", "shape", "is_async"):
-            held.pop(name, None)
+            self.__dict__.pop(name, None)
 
     # Running
 
@@ -269,8 +201,8 @@ class Task(Generic[P, R]):
     @cached_property
     def overridden(self) -> frozenset[str]:
         """The handlers that are really there."""
-        cls, held = type(self), self.__dict__
-        return frozenset(name for name in HANDLERS if name in held or getattr(cls, name) is not getattr(Task, name))
+        cls, own = type(self), self.__dict__
+        return frozenset(name for name in HANDLERS if name in own or getattr(cls, name) is not getattr(Task, name))
 
     @cached_property
     def is_async(self) -> bool:
@@ -298,7 +230,7 @@ class Task(Generic[P, R]):
         app = self.app
         plan = self._plan
         if plan is None or plan.stamp is not app.stamp:
-            plan = self._make_plan()
+            plan = self._plan = make_plan(self)
         pack = plan.pack
         apply_async = self.apply_async
         if (
@@ -338,41 +270,15 @@ class Task(Generic[P, R]):
             trail(request, result)
         return result
 
-    def _make_plan(self) -> Plan:
-        app = self.app
-        app.prepare_task(self)
-        plan = Plan(app.stamp)
-        plan.send_task = app.plain_send_task.__func__
-        conf = app.conf
-        options = app.task_options(self)
-        if (
-            app.router.is_static
-            and options.get("serializer", "json") == "json"
-            and not (options.get("compression") or conf["task_compression"])
-            and options.get("expires") is None
-            and not (self.link or self.link_error)
-            and conf["task_protocol"] == 2
-            and not conf["task_send_sent_event"]
-            and not conf["task_inherit_parent_priority"]
-            and type(self).shadow_name is Task.shadow_name
-            and type(self).AsyncResult is Task.AsyncResult
-            and self._backend is None
-        ):
-            outgoing = publish.prepare(app, self.name, (), {}, {}, self)
-            if len(outgoing.envelopes) == 1:
-                sample = outgoing.envelopes[0]
-                template = Template(
-                    outgoing.message, queue=sample.queue, exchange=sample.exchange, routing_key=sample.routing_key,
-                    priority=sample.priority, repr_levels=conf["task_repr_maxlevels"],
-                )  # fmt: skip
-                plan.pack = template.pack
-                plan.queue, plan.exchange, plan.routing_key = sample.queue, sample.exchange, sample.routing_key
-                plan.priority, plan.timeout = sample.priority, outgoing.timeout
-                plan.ignored = bool(outgoing.message.ignore_result)
-                plan.sender, plan.result = app.sender, app.AsyncResult
-                plan.arity = self.shape.plain if self.checks_arguments else None
-        self._plan = plan
-        return plan
+    @property
+    def computes_shadow(self) -> bool:
+        """`shadow_name` is overridden."""
+        return type(self).shadow_name is not Task.shadow_name
+
+    @property
+    def makes_results(self) -> bool:
+        """Handles of its results are its own affair: it has a result store of its own, or overrides `AsyncResult`."""
+        return self._backend is not None or type(self).AsyncResult is not Task.AsyncResult
 
     @property
     def checks_arguments(self) -> bool:
@@ -740,9 +646,8 @@ class Task(Generic[P, R]):
 
     def freeze_settings(self) -> None:
         """Read the settings behind attributes once and for all: in a child they don't change, and runs ask for them."""
-        for name in SETTINGS:
-            if _held(self, name) is None:
-                self.__dict__[name] = getattr(self, name)
+        found = {name: getattr(self, name) for name in SETTINGS if held(self, name) is None}
+        self.__dict__.update(found)  # all at once: one of them stands for others
 
     def __repr__(self) -> str:
         if self.name is None:
