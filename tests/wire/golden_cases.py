@@ -147,6 +147,15 @@ class Custom(Exception):
         __module__ = "golden_cases"
 
 
+class Blocked(Exception):
+    """Pickle does not carry it."""
+
+    __module__ = "golden_cases"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("no")
+
+
 EXCEPTIONS: dict[str, str] = {
     "key error": "KeyError('nope', 3)",
     "no arguments": "ValueError()",
@@ -213,5 +222,6 @@ RESULTS: dict[str, dict[str, Any]] = {
     "yaml": {"state": "SUCCESS", "result": [1, "ä"], "serializer": "yaml"},
     "pickle": {"state": "SUCCESS", "result": {1, 2}, "serializer": "pickle"},
     "failure in pickle": {"state": "FAILURE", "result": KeyError("nope"), "serializer": "pickle"},
+    "blocked failure in pickle": {"state": "FAILURE", "result": Blocked("a", 1), "serializer": "pickle"},
     "failure in msgpack": {"state": "FAILURE", "result": KeyError("nope", 3), "serializer": "msgpack"},
 }  # fmt: skip

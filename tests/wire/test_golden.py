@@ -280,6 +280,12 @@ def test_compressed_forms_are_peers() -> None:
         assert message.compression == codec.compression_type(name)
 
 
+def test_exceptions_that_celery_wrapped() -> None:
+    """What pickle could not carry comes back under its name, without Celery."""
+    found = failure.rebuild(record.read(golden("results", "blocked failure in pickle"), "pickle", ALL).result)
+    assert (type(found).__name__, type(found).__module__, found.args) == ("Blocked", "golden_cases", ("a", 1))
+
+
 def test_pickled_signatures_need_no_celery() -> None:
     """Links in a pickled body are Celery's classes there, and plain maps here."""
     message = unpack(golden("canvas", "links in pickle 0"), ALL)

@@ -162,6 +162,13 @@ def _adopt_signature(*args: Any, **kwargs: Any) -> Any:
     return dict(args[0]) if args and isinstance(args[0], dict) else dict(kwargs)
 
 
+def _adopt_wrapped(module: str, name: str, args: Any, text: str | None = None) -> Exception:
+    """Stands in for the wrapper in which Celery stores an exception that can't be pickled."""
+    cls = type(str(name).replace("\0", "") or "Exception", (Exception,), {"__module__": str(module)})
+    found: Exception = cls(*args)
+    return found
+
+
 class _Unpickler(pickle.Unpickler):
     """Reads what Celery pickled without importing Celery: exceptions become ours, signatures dicts."""
 
@@ -172,6 +179,8 @@ class _Unpickler(pickle.Unpickler):
                 return found
         if module_name == "celery.canvas":
             return _adopt_signature
+        if (module_name, global_name) == ("celery.utils.serialization", "UnpickleableExceptionWrapper"):
+            return _adopt_wrapped
         return super().find_class(module_name, global_name)
 
 

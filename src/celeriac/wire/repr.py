@@ -8,6 +8,8 @@ from enum import IntEnum
 from numbers import Number
 from typing import Any
 
+_PLAIN_INT = 1 << 62
+
 
 def safe_repr(value: Any, limit: int | None = 1024, levels: int = 3) -> str:
     """A repr of about `limit` characters at most and of `levels` nested containers; the rest shows as `...`, and
@@ -31,7 +33,7 @@ def _short(value: Any, room: int, levels: int, above: tuple[Any, ...]) -> str | 
             return None
         return "'" + value.replace("'", "\\'") + "'" if "'" in value else f"'{value}'"
     if kind is int:
-        return repr(value) if -(1 << 62) < value < 1 << 62 else None
+        return repr(value) if -_PLAIN_INT < value < _PLAIN_INT else None
     if value is None or kind is bool or kind is float:
         return repr(value)
     if kind is not tuple and kind is not list and kind is not dict:
@@ -54,9 +56,15 @@ def _short(value: Any, room: int, levels: int, above: tuple[Any, ...]) -> str | 
             parts.append(f"{name}: {text}")
         return "{" + ", ".join(parts) + "}"
     for item in value:
-        text = _short(item, room, levels, above)
-        if text is None:
-            return None
+        # What most arguments are, without a call for each.
+        if type(item) is int and -_PLAIN_INT < item < _PLAIN_INT:
+            text = repr(item)
+        elif type(item) is str and len(item) < room and "'" not in item:
+            text = f"'{item}'"
+        else:
+            text = _short(item, room, levels, above)
+            if text is None:
+                return None
         room -= len(text)
         parts.append(text)
     inside = ", ".join(parts)
