@@ -155,6 +155,7 @@ def _import_here(import_module: Callable[[str], Any], module: str) -> Any:
 
 
 def prefix_of(namespace: str) -> str:
+    """The prefix that a namespace gives to names of settings."""
     return namespace if namespace.endswith("_") else f"{namespace}_"
 
 
@@ -180,6 +181,7 @@ def _refuse_mix(new: set[str], old: set[str], title: str) -> None:
 
 
 def warn_unknown(names: list[str], prefix: str = "", title: str = "") -> None:
+    """Warn once of names that no setting has, with the nearest one that has."""
     texts = []
     for name in sorted(names):
         close = nearest(name[len(prefix) :] if prefix and name.startswith(prefix) else name)

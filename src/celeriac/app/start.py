@@ -26,11 +26,17 @@ class WorkedApp(Protocol):
     main: Any
     conf: Any
 
-    def broker(self) -> Broker: ...
+    def broker(self) -> Broker:
+        """A new adapter of the broker."""
+        ...
 
-    def make_backend(self) -> ResultBackend | None: ...
+    def make_backend(self) -> ResultBackend | None:
+        """A new adapter of the result backend, or None."""
+        ...
 
-    def queue_names(self) -> Iterable[str]: ...
+    def queue_names(self) -> Iterable[str]:
+        """The queues that a worker consumes when nobody says."""
+        ...
 
 
 ASYNC_SEATS = 100

@@ -46,9 +46,13 @@ class Call(msgspec.Struct, gc=False):
 class Listener(Protocol):
     """Who hears what becomes of calls. Called on the loop, must not block."""
 
-    def on_done(self, call: Call, document: bytes | None, runtime: float) -> None: ...
+    def on_done(self, call: Call, document: bytes | None, runtime: float) -> None:
+        """The plain case: SUCCESS, nothing follows. `runtime` is seconds."""
+        ...
 
-    def on_report(self, call: Call, report: Report) -> None: ...
+    def on_report(self, call: Call, report: Report) -> None:
+        """Any other outcome."""
+        ...
 
     def on_lost(self, call: Call, reason: str) -> None:
         """The child died while it ran this call."""
@@ -56,14 +60,20 @@ class Listener(Protocol):
     def on_surplus(self, calls: list[Call]) -> None:
         """Calls that wait while every child is stuck: give them back to the broker."""
 
-    def on_started(self, call: Call) -> None: ...
+    def on_started(self, call: Call) -> None:
+        """A call runs for longer than a moment."""
+        ...
 
     def on_store(self, payload: bytes) -> None:
         """A STARTED document (msgpack Store)."""
 
-    def on_events(self, events: list[dict[str, Any]]) -> None: ...
+    def on_events(self, events: list[dict[str, Any]]) -> None:
+        """Events that a task made itself."""
+        ...
 
-    def on_catalogue(self, catalogue: Catalogue) -> None: ...
+    def on_catalogue(self, catalogue: Catalogue) -> None:
+        """The tasks, at the start or registered later."""
+        ...
 
     def on_progress(self) -> None:
         """A batch of reports was read, or room became free."""
@@ -133,6 +143,7 @@ class Child:
         self.side_splitter = Splitter()
 
     def room(self) -> bool:
+        """Whether it may get calls."""
         return self.ready and not self.retiring and not self.stopping
 
     def signal(self, signum: int) -> None:
@@ -142,6 +153,7 @@ class Child:
                 os.kill(self.pid, signum)
 
     def kill(self) -> None:
+        """End the process at once."""
         self.signal(signal.SIGKILL)
 
 

@@ -252,6 +252,7 @@ class Pool:
         self._loop.add_reader(child.side.fileno(), self._read_side, child)
 
     def balance(self) -> None:
+        """Start or retire children until there are as many as wanted."""
         live = [c for c in self.children.values() if not c.retiring and not c.quarantine]
         for _ in range(self._target - len(live)):
             self._spawn()
@@ -259,6 +260,7 @@ class Pool:
             self.retire(child)
 
     def retire(self, child: Child) -> None:
+        """Give a child no more calls, and end it when it has none."""
         child.retiring = True
         if not child.sent and not child.stopping:
             child.stopping = True
@@ -274,6 +276,7 @@ class Pool:
         self._forge.reclaim(child.index)
 
     def on_forked(self, index: int, pid: int) -> None:
+        """A child has got its process."""
         child = self.children.get(index)
         if child is not None:
             child.pid = pid
@@ -466,6 +469,7 @@ class Pool:
     # --- writing
 
     def write(self, child: Child, data: bytes) -> None:
+        """Write to the work pair of a child without blocking."""
         send(self._loop, child.work, child.out, data)
 
     def kill(self, calls: Iterable[Call]) -> None:

@@ -40,11 +40,17 @@ class Watched(Protocol):
     listener: Listener
     max_memory: int | None
 
-    def retire(self, child: Child) -> None: ...
+    def retire(self, child: Child) -> None:
+        """Give a child no more calls."""
+        ...
 
-    def balance(self) -> None: ...
+    def balance(self) -> None:
+        """Start what is missing."""
+        ...
 
-    def write(self, child: Child, data: bytes) -> None: ...
+    def write(self, child: Child, data: bytes) -> None:
+        """Write to the work pair of a child."""
+        ...
 
 
 class Watchman:

@@ -26,7 +26,9 @@ class Controlled(Protocol):
     dispatch: Dispatch
     events: Events
 
-    def stop(self, how: str, signum: int | None) -> None: ...
+    def stop(self, how: str, signum: int | None) -> None:
+        """Begin the shutdown."""
+        ...
 
 
 class Control:

@@ -255,6 +255,7 @@ class Dispatch:
     # --- the pool's listener
 
     def on_done(self, call: Call, document: bytes | None, runtime: float) -> None:
+        """SUCCESS: store and acknowledge with the next cycle."""
         held: Held = call.owner
         head = held.head
         held.finishing = True
@@ -272,6 +273,7 @@ class Dispatch:
         self.processed[head.task] = self.processed.get(head.task, 0) + 1
 
     def on_report(self, call: Call, report: Report) -> None:
+        """Any other outcome: what it says is carried out with the next cycle."""
         held: Held = call.owner
         head = held.head
         if report.state == "REJECTED" and isinstance(report.settlement, Return) and call.end is None:
@@ -357,6 +359,7 @@ class Dispatch:
         self._kick()
 
     def on_started(self, call: Call) -> None:
+        """Tell monitors."""
         if self._event is not None and call.end is None:
             self._event("task-started", call.owner.head)
 
@@ -368,10 +371,12 @@ class Dispatch:
         self._kick()
 
     def on_events(self, events: list[dict[str, Any]]) -> None:
+        """Pass on what a task says to monitors."""
         if self._event is not None:
             self._event("raw", events)
 
     def on_catalogue(self, catalogue: Catalogue) -> None:
+        """Learn the options of tasks."""
         for traits in catalogue.tasks:
             self.traits[traits.name] = traits
             if traits.rate_limit:

@@ -39,6 +39,7 @@ class Outbox:
         return len(self.completions)
 
     def add(self, completion: Completion, held: Held | None) -> None:
+        """Offer a completion with the next cycle."""
         self.completions.append(completion)
         self.held.append(held)
 
