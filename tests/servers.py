@@ -150,6 +150,7 @@ class RedisServer:
         while process is not None and process.poll() is None and time.monotonic() < end:
             try:
                 if command(self.url, "INFO", "server", timeout=1.0).find(f"process_id:{process.pid}".encode()) >= 0:
+                    command(self.url, "EXISTS", "x", timeout=1.0)  # INFO is answered while the file is still loaded
                     return True
             except (OSError, hiredis.ReplyError):  # not up yet, or still loading its file
                 pass
