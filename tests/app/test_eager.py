@@ -202,13 +202,20 @@ def test_results_are_stored_on_demand(app: Celeriac, broker: Broker) -> None:
         states.append(app.AsyncResult(self.request.id).state)
         return 1
 
+    @app.task(bind=True, name="u")
+    async def aprogress(self: Any) -> int:
+        await self.aupdate_state(state="PROGRESS", meta={"n": 1})
+        states.append(app.AsyncResult(self.request.id).state)
+        return 1
+
     states: list[str] = []
     result = progress.apply()
     assert app.AsyncResult(result.id).state == "PENDING"
     app.conf.task_store_eager_result = True
     result = progress.apply()
     assert app.AsyncResult(result.id).get(timeout=1) == 1
-    assert states == ["PENDING", "PROGRESS"]
+    aprogress.apply()
+    assert states == ["PENDING", "PROGRESS", "PROGRESS"]
     assert app.AsyncResult(progress.apply(ignore_result=True).id).state == "PROGRESS"
 
 

@@ -285,6 +285,15 @@ def test_many_results_are_waited_for_at_once(app: Celeriac, broker: Broker) -> N
         app.ResultSet([app.AsyncResult("n0"), app.AsyncResult("nobody")]).get(timeout=0.05)
 
 
+def test_eager_results_among_many(app: Celeriac, broker: Broker) -> None:
+    """They are not waited for, nor are ignored ones."""
+    ignored = app.AsyncResult("i")
+    ignored.ignored = True
+    broker.finish("a", 2)
+    results = app.ResultSet([EagerResult("e", 1, "SUCCESS"), app.AsyncResult("a"), ignored])
+    assert results.get(timeout=1) == [1, 2, None]
+
+
 def test_a_failure_among_many(app: Celeriac, broker: Broker) -> None:
     """Raised as soon as it is known; not with `propagate=False`."""
     results = app.ResultSet([app.AsyncResult("a"), app.AsyncResult("b")])

@@ -36,6 +36,7 @@ MISSING_PARTS = {
     "connection_or_acquire": "kombu connections", "default_connection": "kombu connections",
     "producer_or_acquire": "kombu producers", "default_producer": "kombu producers",
     "producer_pool": "kombu producers", "pool": "kombu connections", "events": "an event receiver",
+    "amqp": "AMQP layer of kombu's (see app.queues and app.router)",
     "steps": "bootsteps", "user_options": "bootsteps", "Beat": "a beat", "WorkController": "Celery's worker class",
     "Worker": "Celery's worker class",
 }  # fmt: skip

@@ -285,7 +285,7 @@ class AsyncResult(ResultBase, Generic[R]):
         watched: dict[str, AsyncResult[Any]] = {self.id: self}
         if with_parents:
             for node in self._parents():
-                if isinstance(node, AsyncResult) and not node.ignored:
+                if isinstance(node, AsyncResult) and node.is_open:
                     watched.setdefault(node.id, node)
         return watched
 
@@ -301,6 +301,11 @@ class AsyncResult(ResultBase, Generic[R]):
                 return True
             node.maybe_throw()
         return False
+
+    @property
+    def is_open(self) -> bool:
+        """There is something to wait for, as far as this handle has seen."""
+        return self._found is None and not self._ignored
 
     def _parents(self) -> Iterator[ResultBase]:
         node = self.parent
@@ -545,6 +550,11 @@ class EagerResult(AsyncResult[R]):
     async def aget(self, timeout: float | None = None, propagate: bool = True, *_: Any, **__: Any) -> R:
         """`get`."""
         return self.get(propagate=propagate)
+
+    @property
+    def is_open(self) -> bool:
+        """False: it has run."""
+        return False
 
     def ready(self) -> bool:
         """True: it has run."""

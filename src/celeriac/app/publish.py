@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -37,6 +37,33 @@ SENDING = frozenset(
 """Options of a task that say where and how its messages go."""
 _MODES: dict[Any, int] = {"transient": 1, "persistent": 2}
 _before, _after, _sent = telemetry.before_task_publish, telemetry.after_task_publish, telemetry.task_sent
+
+
+class Manner(NamedTuple):
+    """What the settings say of sending."""
+
+    inherits_priority: bool
+    retry: bool
+    policy: Any
+    timeout: float
+    levels: int
+    protocol: int
+    delivery_mode: Any
+    tells_sent: bool
+
+
+def manner(app: Any) -> Manner:
+    """What the settings say of sending; looked up once, as long as they stay."""
+    found: Manner = app.per_settings("manner", lambda: _manner(app.conf))
+    return found
+
+
+def _manner(conf: Any) -> Manner:
+    return Manner(
+        conf["task_inherit_parent_priority"], conf["task_publish_retry"], conf["task_publish_retry_policy"],
+        conf["task_publish_timeout"], conf["task_repr_maxlevels"], conf["task_protocol"],
+        conf["task_default_delivery_mode"], conf["task_send_sent_event"],
+    )  # fmt: skip
 
 
 class Outgoing(msgspec.Struct):
@@ -74,7 +101,7 @@ def prepare(
     """Everything that is to be known before anything is sent. `given` are options of `apply_async`; a None in them
     takes back what the task says. Raises TypeError, ValueError, EncodeError, QueueNotFound."""
     args, kwargs = calls.check_arguments(args, kwargs)
-    conf = app.conf
+    how = manner(app)
     said = calls.merge({}, app.task_options(task) if task is not None else {}, given)
     router = given.get("router") or app.router
     route_name = said.pop("route_name", None) or name
@@ -86,16 +113,16 @@ def prepare(
     if request is not None:
         said.setdefault("root_id", request.root_id or request.id)
         said.setdefault("parent_id", request.id)
-        if conf["task_inherit_parent_priority"] and given.get("priority") is None:
+        if how.inherits_priority and given.get("priority") is None:
             info = request.delivery_info or {}
             if info.get("priority") is not None:
                 said["priority"] = info["priority"]
     priority = calls.check_priority(said.pop("priority", None)) or 0
     serializer = said.pop("serializer", None) or "json"
     compression = said.pop("compression", None)
-    policy = said.get("retry_policy") or conf["task_publish_retry_policy"]
-    wants_retry = said["retry"] if "retry" in said else conf["task_publish_retry"]
-    timeout = said.get("timeout") or conf["task_publish_timeout"]
+    policy = said.get("retry_policy") or how.policy
+    wants_retry = said.get("retry", how.retry)
+    timeout = said.get("timeout") or how.timeout
     message, due = _message(app, name, args, kwargs, said, target)
     envelopes = seal(app, message, target, serializer, compression, priority, due)
     waits = pauses(policy) if wants_retry else iter(())
@@ -125,7 +152,7 @@ def _message(
     names: list[str] = [stamped] if isinstance(stamped, str) else list(stamped or ())
     stamps = {key: take(key) for key in names if key in said}
     task_id = take("task_id", None) or new_id()
-    levels = app.conf["task_repr_maxlevels"]
+    levels = manner(app).levels
     argsrepr, kwargsrepr = take("argsrepr", None), take("kwargsrepr", None)
     if levels != 3:
         argsrepr = safe_repr(args, 1024, levels) if argsrepr is None else argsrepr
@@ -200,7 +227,7 @@ def seal(
             publish_id=publish_id if index == 0 else None,
             priority=priority,
             not_before=due if due is not None and app.schedules_directly else None,
-            protocol=app.conf["task_protocol"],
+            protocol=manner(app).protocol,
         )
         for index, queue in enumerate(target.queues)
     )
@@ -234,12 +261,12 @@ def pack_follow_up(
     envelopes = seal(app, message, target, serializer, said.get("compression"), priority, due, publish_id)
     outgoing = Outgoing(message, envelopes, target, 0.0, iter(()))
     if _before.receivers:
-        _tell_before(outgoing, serializer, app.conf["task_publish_retry_policy"])
+        _tell_before(outgoing, serializer, manner(app).policy)
     return outgoing.envelopes
 
 
 def _mode(app: Any, given: Any, target: Destination) -> int:
-    mode: Any = given if given is not None else target.delivery_mode or app.conf["task_default_delivery_mode"]
+    mode: Any = given if given is not None else target.delivery_mode or manner(app).delivery_mode
     found: Any = _MODES.get(mode)
     return int(mode if found is None else found)
 
@@ -302,7 +329,7 @@ def tell_after(app: Any, outgoing: Outgoing) -> None:
             message.task, task_id=message.id, task=message.task, args=message.args, kwargs=message.kwargs,
             eta=message.eta, taskset=message.group,
         )  # fmt: skip
-    if app.conf["task_send_sent_event"]:
+    if manner(app).tells_sent:
         app.control.tell_sent(message, outgoing.envelopes[0])
 
 

@@ -86,6 +86,12 @@ def discard(app: Any) -> None:
         _thread.app = None
 
 
+def after_fork() -> None:
+    """This is a forked child: another thread may have held the lock."""
+    global _lock
+    _lock = threading.RLock()
+
+
 def apps() -> list[Any]:
     """The apps that live."""
     with _lock:

@@ -281,7 +281,7 @@ def _leaves(of: ResultSet) -> dict[str, list[Any]]:
     """id -> handles of the tasks that have not been seen ended."""
     waiting: dict[str, list[Any]] = {}
     for result in of._tree():
-        if isinstance(result, AsyncResult) and result._found is None and not result.ignored:
+        if isinstance(result, AsyncResult) and result.is_open:
             waiting.setdefault(result.id, []).append(result)
     return waiting
 

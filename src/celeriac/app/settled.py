@@ -128,6 +128,7 @@ class Settled:
         self._lock = threading.RLock()
         self._local = threading.local()
         self._oid = None
+        self.wiring.after_fork()
         self._restamp()
         self.on_after_fork.send(self)
 
@@ -276,6 +277,7 @@ def _watch_forks() -> None:
 
 
 def _forked() -> None:
+    registry.after_fork()
     for app in registry.apps():
         app.after_fork()
 

@@ -457,19 +457,25 @@ class Task(Generic[P, R]):
     ) -> None:
         """Store a state of one's own, with `meta` as its result. Nothing happens where there is no result backend or no
         task id (the function was called directly), and in eager mode unless `store_eager_result`."""
-        request = self.request
-        task_id = task_id or request.id
-        if task_id is None or self.backend.is_disabled or (request.is_eager and not self.store_eager_result):
-            return
-        self.backend.store_result(task_id, meta, state or "", request=request, **more)
+        store = self._state_of(task_id, state, meta, more)
+        if store is not None:
+            self.backend.reader.store([store])
 
     async def aupdate_state(
         self, task_id: str | None = None, state: str | None = None, meta: Any = None, **more: Any
     ) -> None:
         """`update_state` for coroutines."""
-        import asyncio
+        store = self._state_of(task_id, state, meta, more)
+        if store is not None:
+            adapter = await self.app.wiring.backend_here()
+            await adapter.store([store])
 
-        await asyncio.to_thread(self.update_state, task_id, state, meta, **more)
+    def _state_of(self, task_id: str | None, state: str | None, meta: Any, more: dict[str, Any]) -> Any:
+        request = self.request
+        task_id = task_id or request.id
+        if task_id is None or self.backend.is_disabled or (request.is_eager and not self.store_eager_result):
+            return None
+        return self.backend.document(task_id, meta, state or "", more.get("traceback"), request)
 
     def replace(self, sig: Any) -> NoReturn:
         """Let another call take the place of this run: same id, same links, same place in its chain. Raises Ignore."""

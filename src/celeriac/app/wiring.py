@@ -265,6 +265,10 @@ class Wiring:
 
     # The end
 
+    def after_fork(self) -> None:
+        """This is a forked child: another thread may have held the lock."""
+        self._lock = threading.RLock()
+
     def forget(self) -> None:
         """Close what is open on the sync side; the next use makes it anew, from the settings as they are then."""
         with self._lock:
