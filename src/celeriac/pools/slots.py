@@ -28,12 +28,13 @@ def block_size(seats: int) -> int:
 class Slots:
     """One child's block in the map."""
 
-    __slots__ = ("_base", "_map", "seats")
+    __slots__ = ("_base", "_map", "_started", "seats")
 
     def __init__(self, memory: mmap.mmap, index: int, seats: int) -> None:
         self._map = memory
         self.seats = seats
         self._base = index * block_size(seats)
+        self._started = [0] * seats
 
     def reset(self) -> None:
         """Empty the block, before a new child gets it."""
@@ -46,8 +47,10 @@ class Slots:
         _SEAT.pack_into(self._map, base + _HEAD + seat * 16, seq, now)
         first, last = _RANGE.unpack_from(self._map, base)
         if first <= seq <= last:
-            _SEAT.pack_into(self._map, base + _HEAD + seat * 16, 0, 0)
+            # what this seat started before stays on record: the parent may not have read its report yet
+            _SEAT.pack_into(self._map, base + _HEAD + seat * 16, self._started[seat], 0)
             return False
+        self._started[seat] = seq
         return True
 
     def stop(self, seat: int) -> None:
