@@ -10,6 +10,8 @@ import ctypes
 import json
 import os
 import signal
+import socket
+import threading
 import time
 from typing import Any
 
@@ -130,6 +132,95 @@ async def afirst_long(self: Any, path: str) -> int:
             await asyncio.sleep(0.02)
     mark("end", self.request.id)
     return os.getpid()
+
+
+def sockets() -> list[str]:
+    """Where this process is connected to, or which database it has open."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue
+        if ".db" in target:
+            found.append(target)
+        elif target.startswith("socket:"):
+            peer = socket.socket(fileno=os.dup(int(name)))
+            with peer:
+                if peer.family in (socket.AF_INET, socket.AF_INET6):
+                    found.append(str(peer.getpeername()))
+    return found
+
+
+def ask_from_inside(task: Any, number: int) -> Any:
+    """What a task may ask for while it runs."""
+    from celeriac import allow_join_result
+
+    task.update_state(state="PROGRESS", meta={"number": number})
+    with allow_join_result():
+        return echo.delay(number).get(timeout=30)
+
+
+@app.task(bind=True)
+def inside(self: Any, threads: int) -> Any:
+    """Ask from so many threads at once."""
+    from celeriac import allow_join_result
+
+    mark("start", self.request.id)
+    task_id = self.request.id
+    found: list[Any] = []
+
+    def ask(number: int) -> None:
+        with allow_join_result():
+            found.append(echo.delay(number).get(timeout=60))
+
+    workers = [threading.Thread(target=ask, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    own = ask_from_inside(self, threads)
+    mark("end", task_id)
+    return [sorted(found), own, sockets()]
+
+
+@app.task(bind=True)
+async def ainside(self: Any, count: int) -> Any:
+    """Ask from so many coroutines at once."""
+    from celeriac import allow_join_result
+
+    async def ask(number: int) -> Any:
+        result = await echo.adelay(number)
+        return await result.aget(timeout=60)
+
+    with allow_join_result():
+        found = await asyncio.gather(*(ask(number) for number in range(count)))
+    return [sorted(found), sockets()]
+
+
+@app.task(bind=True)
+def waits_for_itself(self: Any) -> Any:
+    """Wait for another task where there may be no room for it."""
+    from celeriac import allow_join_result
+
+    with allow_join_result():
+        return echo.delay(1).get(timeout=30)
+
+
+@app.task(bind=True, max_retries=1)
+def retries_quietly(self: Any) -> int:
+    """Ask to be run again without raising."""
+    mark("start", self.request.id, str(self.request.retries))
+    if not self.request.retries:
+        self.retry(countdown=0.1, throw=False)
+    return int(self.request.retries)
+
+
+@app.task(bind=True)
+def progress(self: Any, path: str) -> None:
+    """Say how far it is, then wait for a file."""
+    self.update_state(state="PROGRESS", meta={"done": 7})
+    wait_for(path)
 
 
 @app.task(bind=True)
