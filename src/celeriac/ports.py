@@ -74,8 +74,8 @@ class Consumer(Protocol):
         ...
 
     async def standing(self, receipts: Collection[Receipt]) -> frozenset[Receipt]:
-        """Those of `receipts` whose in-flight entries are still ours. Asked after the lease had ended, before results go
-        to another server, which can't see the fence."""
+        """Those of `receipts` whose in-flight entries are still ours. Asked after the lease had ended, before results
+        go to another server, which can't see the fence."""
         ...
 
     async def change(self, queues: Sequence[str]) -> None:

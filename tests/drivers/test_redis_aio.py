@@ -382,6 +382,8 @@ def test_over_a_unix_socket(tmp_path: Any) -> None:
                         break
                     except OperationalError:
                         await asyncio.sleep(0.02)
+                else:
+                    raise AssertionError("the server did not come up")
                 assert await connection.call("PING") == b"PONG"
                 connection.close()
             finally:

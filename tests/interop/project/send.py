@@ -1,3 +1,4 @@
+# pyright: reportFunctionMemberAccess=false
 # mypy: ignore-errors
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 """Sends one task for each feature and prints `{feature: task id}`. Run by either interpreter."""

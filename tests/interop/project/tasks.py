@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportFunctionMemberAccess=false
 """Tasks that stand on both sides: PEER says whether real Celery or celeriac runs them."""
 
 from __future__ import annotations

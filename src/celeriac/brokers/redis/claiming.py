@@ -16,7 +16,8 @@ def deliver(plan: Plan, begin: str, unparked: list[Any], claimed: list[Any], del
     at = 0
     for n in range(0, len(unparked), 3):
         tag = f"{begin}{codes[at]}.{unparked[n + 1].decode()}"
-        deliveries.append(Delivery(Receipt(plan.queues[unparked[n]], tag), unparked[n + 2]))
+        number: int = unparked[n]
+        deliveries.append(Delivery(Receipt(plan.queues[number], tag), unparked[n + 2]))
         at += 1
     for n in range(0, len(claimed), 2):
         queue, ending = plan.sources[claimed[n]]
