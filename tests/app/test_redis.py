@@ -142,9 +142,10 @@ def test_a_broker_that_is_away() -> None:
     """OperationalError within the deadline, and no half-made result."""
     app = Celeriac("away", broker="redis://127.0.0.1:1", set_as_current=False, task_publish_timeout=1.0)
     task = app.task(name="t", shared=False)(lambda: None)
-    calls = (
-        task.delay, lambda: task.apply_async(retry=False), lambda: app.send_task("t"), lambda: asyncio.run(task.adelay()),
-    )  # fmt: skip
+    calls: list[Any] = [
+        task.delay, lambda: task.apply_async(retry=False), lambda: app.send_task("t"),
+        lambda: asyncio.run(task.adelay()),
+    ]  # fmt: skip
     for call in calls:
         began = time.monotonic()
         with pytest.raises(OperationalError):
