@@ -29,6 +29,7 @@ class Told:
         self.lost: list[tuple[str, str]] = []
         self.surplus: list[str] = []
         self.broken: list[str] = []
+        self.resubmits = False
         self.pool: Pool
 
     def on_done(self, call: Call, document: bytes | None, runtime: float) -> None:
@@ -44,6 +45,10 @@ class Told:
 
     def on_surplus(self, calls: list[Call]) -> None:
         self.surplus += [c.owner for c in calls]
+        if self.resubmits:
+            # as the worker does, by way of the broker
+            for one in calls:
+                self.pool.submit(one)
 
     def on_started(self, call: Call) -> None: ...
 
@@ -104,6 +109,7 @@ def test_many_calls_each_once(kind: str, processes: int, seats: int) -> None:
 
     async def main() -> None:
         async with running(kind, processes, seats) as told:
+            told.resubmits = True
             submit(told, *[call("add", i, i, owner=f"c{i}") for i in range(2000)])
             await until(lambda: told.ended == 2000)
             assert len(told.done) == 2000

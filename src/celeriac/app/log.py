@@ -9,6 +9,7 @@ from typing import Any
 from celeriac import telemetry
 from celeriac.errors import ImproperlyConfigured
 from celeriac.runtime import context
+from celeriac.runtime.lines import PLAIN_FD
 
 WORKER_FORMAT = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
 TASK_FORMAT = "[%(asctime)s: %(levelname)s/%(processName)s] %(task_name)s[%(task_id)s]: %(message)s"
@@ -71,6 +72,8 @@ def setup(conf: Any, loglevel: str | int, logfile: str | None = None, color: boo
                 bool(color),
             )
         )
+        if not logfile and not color and conf.worker_log_format in (None, WORKER_FORMAT) and not conf.worker_log_datefmt:
+            setattr(handler, PLAIN_FD, 2)  # children may write their own lines without a log record for each
         root.addHandler(handler)
         root.setLevel(level)
     telemetry.after_setup_logger.send(

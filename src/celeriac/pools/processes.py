@@ -32,6 +32,8 @@ log = logging.getLogger("celeriac.pool")
 AHEAD_SECONDS = 0.005
 """Work that a child may hold ahead, as far as its tasks are known to be short."""
 AHEAD_CALLS = 128
+IGNORED = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
+"""Signals that children leave to the parent; an operator who sends one means that the task is to end."""
 FLOOR_SECONDS = 15e-6
 """What the cheapest call costs a child, all bookkeeping included."""
 
@@ -234,7 +236,7 @@ class Pool:
                 call.doomed = why
                 if child.seats == 1:
                     if seq in running:
-                        child.signal(signal.SIGKILL if signum == signal.SIGTERM else signum)
+                        child.signal(signal.SIGKILL if signum in IGNORED else signum)
                 else:
                     self.write(child, frame(Down.CANCEL, msgspec.msgpack.encode((seq, "terminate"))))
         return count

@@ -289,15 +289,22 @@ class Dispatch:
             telemetry.emit("dead letter", id=head.id, task=head.task, reason=settlement.reason)
         held.finishing = True
         store = report.store
-        if store is not None and store.expires is None:
-            expires = self.config.result_expires
-            if store.state == "FAILURE" and self.config.failure_expires is not None:
-                expires = self.config.failure_expires
-            store = msgspec.structs.replace(store, expires=expires, guard=True)
+        if store is not None:
+            store = self._expiring(store)
+        for later in report.more:  # before the message is settled: a crash in between repeats all of it
+            self.outbox.add(Completion(None, ACK, self._expiring(later)), None)
         self.outbox.add(Completion(held.receipt, settlement, store, report.publish), held)
         if self._event is not None:
             self._tell_ended(call, report)
         self.processed[head.task] = self.processed.get(head.task, 0) + 1
+
+    def _expiring(self, store: Store) -> Store:
+        """A document that says nothing of its expiry gets the setting's, and never overwrites a SUCCESS."""
+        if store.expires is not None:
+            return store
+        failed = store.state == "FAILURE"
+        expires = self.config.failure_expires if failed else self.config.result_expires
+        return msgspec.structs.replace(store, expires=expires, guard=True)
 
     def _tell_ended(self, call: Call, report: Report) -> None:
         assert self._event is not None
@@ -364,9 +371,7 @@ class Dispatch:
             self._event("task-started", call.owner.head)
 
     def on_store(self, payload: bytes) -> None:
-        store = _STORES.decode(payload)
-        if store.expires is None:
-            store = msgspec.structs.replace(store, expires=self.config.result_expires, guard=True)
+        store = self._expiring(_STORES.decode(payload))
         self.outbox.add(Completion(None, ACK, store), None)
         self._kick()
 

@@ -143,14 +143,14 @@ class RedisBackend:
 
     async def _follow(self, connection: AsyncConnection, watches: Sequence[_Watch], fresh: Sequence[bytes]) -> None:
         """Subscribe to keys, then read what stands there for these watches."""
-        if fresh:
-            connection.tell(("SUBSCRIBE", *fresh))
+        before = connection.pack(("SUBSCRIBE", *fresh)) if fresh else b""
         for watch in watches:
             watch.heard.clear()
             keys = list(watch.keys)
             for start in range(0, len(keys), MGET_KEYS):
                 batch = keys[start : start + MGET_KEYS]
-                documents = await connection.send(connection.pack(("MGET", *batch)))
+                documents = await connection.send(before + connection.pack(("MGET", *batch)))
+                before = b""
                 if isinstance(documents, Exception):
                     connection.close()  # if SUBSCRIBE was refused, answers and questions are out of step
                     raise failure(self.server, documents, "watching results")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from celeriac.backends.redis.names import RECONNECT_PATIENCE, STORE, Names, batches, expiry, guarded, is_success, note
 from celeriac.drivers.redis.blocking import Connection, Connections
-from celeriac.drivers.redis.protocol import driver
+from celeriac.drivers.redis.protocol import driver, failure
 from celeriac.drivers.redis.url import parse
 from celeriac.errors import BackendStoreError, CeleryError, OperationalError
 from celeriac.model.message import DONE, Store
@@ -189,17 +189,16 @@ class _Ear:
             watches = list({id(watch): watch for each in self._watches.values() for watch in each}.values())
         else:
             channels = [key for watch in watches for key in watch.keys if len(self._watches[key]) == 1]
-        if channels:
-            connection.tell(connection.pack(("SUBSCRIBE", *channels)), deadline)
+        before = connection.pack(("SUBSCRIBE", *channels)) if channels else b""
         for watch in watches:
             keys = list(watch.keys)
             for start in range(0, len(keys), MGET_KEYS):
                 batch = keys[start : start + MGET_KEYS]
-                try:
-                    documents = connection.call("MGET", *batch, deadline=deadline)
-                except OperationalError:
+                documents = connection.ask(before + connection.pack(("MGET", *batch)), 1, deadline)[0]
+                before = b""
+                if isinstance(documents, Exception):
                     connection.close()  # if SUBSCRIBE was refused, answers and questions are out of step
-                    raise
+                    raise failure(connection.server, documents, "watching results")
                 self._hear(connection)
                 for key, document in zip(batch, documents, strict=True):
                     if document is not None:

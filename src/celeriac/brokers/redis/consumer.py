@@ -258,7 +258,7 @@ class RedisConsumer:
         connection = await control.link.connection()
         held = await connection.run(
             scripts.RENEW, (), control.layout.prefix, self.epoch, self.lease, control.run_id,
-            "\n".join([receipt.tag for receipt in running]), RUNNING_KEPT,
+            "\n".join([receipt.tag for receipt in running]), RUNNING_KEPT, *self.queues,
         )  # fmt: skip
         self._renewed = time.monotonic()
         return bool(held)

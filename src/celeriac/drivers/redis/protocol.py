@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Sequence
 from typing import Any
 
@@ -103,10 +102,12 @@ def unreachable(server: Server, error: BaseException) -> CeleryError:
     where = server.describe()
     if isinstance(error, TimeoutError):
         return OperationalError(f"{where}: no connection within {server.connect_timeout:g} s; is the address right?")
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return OperationalError(f"{where}: its certificate is not trusted: {error.verify_message}; see ssl_ca_certs")
-    if isinstance(error, ssl.SSLError):
-        return OperationalError(f"{where}: TLS failed ({error.reason or error}); does this port speak TLS?")
+    if type(error).__name__ == "SSLCertVerificationError":
+        fault = getattr(error, "verify_message", error)
+        return OperationalError(f"{where}: its certificate is not trusted: {fault}; see ssl_ca_certs")
+    if type(error).__module__ == "ssl":
+        fault = getattr(error, "reason", None) or error
+        return OperationalError(f"{where}: TLS failed ({fault}); does this port speak TLS?")
     if isinstance(error, ConnectionRefusedError):
         return OperationalError(f"{where}: connection refused; is the server running?")
     if type(error).__name__ == "ProtocolError":

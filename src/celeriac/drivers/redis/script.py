@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property
-from importlib.resources import files
 from typing import Any
 
 from celeriac.drivers.redis.protocol import Words
@@ -21,6 +20,8 @@ class Script:
     @cached_property
     def source(self) -> str:
         """The whole text."""
+        from importlib.resources import files  # who runs no script does not pay for it
+
         return "\n".join(files(package).joinpath(path).read_text(encoding="utf-8") for package, path in self._parts)
 
     @cached_property

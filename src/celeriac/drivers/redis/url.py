@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from celeriac.errors import ImproperlyConfigured
+
+if TYPE_CHECKING:  # who uses no TLS does not pay for it
+    from ssl import SSLContext
 
 DEFAULT_PORT = 6379
 CONNECT_TIMEOUT = 5.0
@@ -16,35 +18,35 @@ REPLY_TIMEOUT = 10.0
 """Seconds after which a server that does not answer is given up."""
 
 _TLS_KEYS = ("ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname")
-_VERIFY = {
-    "required": ssl.CERT_REQUIRED, "cert_required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL,
-    "cert_optional": ssl.CERT_OPTIONAL, "none": ssl.CERT_NONE, "cert_none": ssl.CERT_NONE,
-}  # fmt: skip
+_VERIFY = ("required", "optional", "none")
 
 
 @dataclass(frozen=True, slots=True)
 class Tls:
     """How to verify the server and who we are."""
 
-    verify: ssl.VerifyMode = ssl.CERT_REQUIRED
+    verify: str = "required"
+    """The server's certificate is `required` to be good, `optional`, or not looked at (`none`)."""
     ca: str | None = None
     certificate: str | None = None
     key: str | None = None
     check_hostname: bool = True
 
-    def context(self) -> ssl.SSLContext:
+    def context(self) -> SSLContext:
         """A new TLS context. Raises ImproperlyConfigured when a file can't be used."""
+        import ssl
+
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = self.check_hostname and self.verify == ssl.CERT_REQUIRED
-        context.verify_mode = self.verify
+        context.check_hostname = self.check_hostname and self.verify == "required"
+        context.verify_mode = ssl.VerifyMode[f"CERT_{self.verify.upper()}"]
         try:
             if self.ca:
                 context.load_verify_locations(self.ca)
-            elif self.verify != ssl.CERT_NONE:
+            elif self.verify != "none":
                 context.load_default_certs()
             if self.certificate:
                 context.load_cert_chain(self.certificate, self.key)
-        except (OSError, ssl.SSLError) as error:
+        except OSError as error:  # SSLError is one
             raise ImproperlyConfigured(f"a TLS file of the Redis URL can't be used: {error}") from error
         return context
 
@@ -153,17 +155,15 @@ def flag(options: Mapping[str, Any], name: str, default: bool) -> bool:
 
 
 def _tls(wanted: bool, options: Mapping[str, Any]) -> Tls | None:
-    given = options.get("ssl")
-    if not (wanted or given):
+    secured = options.get("ssl")
+    if not (wanted or secured):
         return None
-    settings: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {}
+    settings: dict[str, Any] = dict(secured) if isinstance(secured, Mapping) else {}
     settings.update({key: options[key] for key in _TLS_KEYS if key in options})
-    verify = settings.get("ssl_cert_reqs", "required")
-    if not isinstance(verify, ssl.VerifyMode):
-        mode = _VERIFY.get(str(verify).lower())
-        if mode is None:
-            raise ImproperlyConfigured(f"ssl_cert_reqs must be required, optional or none, not {verify!r}")
-        verify = mode
+    given = settings.get("ssl_cert_reqs", "required")
+    verify = str(getattr(given, "name", given)).lower().removeprefix("cert_")  # ssl.CERT_NONE too
+    if verify not in _VERIFY:
+        raise ImproperlyConfigured(f"ssl_cert_reqs must be required, optional or none, not {given!r}")
     return Tls(
         verify,
         settings.get("ssl_ca_certs"),
