@@ -72,7 +72,8 @@ def setup(conf: Any, loglevel: str | int, logfile: str | None = None, color: boo
                 bool(color),
             )
         )
-        if not logfile and not color and conf.worker_log_format in (None, WORKER_FORMAT) and not conf.worker_log_datefmt:
+        standard = conf.worker_log_format in (None, WORKER_FORMAT) and not conf.worker_log_datefmt
+        if standard and not logfile and not color:
             setattr(handler, PLAIN_FD, 2)  # children may write their own lines without a log record for each
         root.addHandler(handler)
         root.setLevel(level)

@@ -466,7 +466,8 @@ class Pool:
 
     def _seats_waiting(self) -> int:
         """Seats of this worker that are free for other work while tasks wait for results."""
-        return sum(c.seats - c.asking for c in self.children.values() if c.room())
+        # a task may wait for many results at once, but it takes one seat
+        return sum(c.seats - min(c.asking, len(c.slots.running())) for c in self.children.values() if c.room())
 
     # --- writing
 
