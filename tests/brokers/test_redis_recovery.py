@@ -144,6 +144,22 @@ class TestLeases:
             assert time.monotonic() - back > LEASE * 0.9
 
     @in_loop
+    async def test_a_flush_of_the_server(self, rig: RedisRig) -> None:
+        """After FLUSHALL a living worker works on, and what it claims then is given back when it dies."""
+        async with rig.consuming(lease=LEASE) as (broker, worker), rig.consuming("p", lease=LEASE) as (_, living):
+            await broker.publish([envelope("a")])
+            [lost] = await claim(worker, 1)
+            command(rig.url, "FLUSHALL")
+            command(rig.url, "LPUSH", f"{rig.options.get('global_keyprefix', '')}q", message("b"))
+            turn = await worker.cycle([done(lost.receipt)], Demand(1))
+            assert turn.verdicts[0].lost
+            assert names(turn.deliveries) == ["b"]
+            await worker.renew(())
+            await _outlive(living)
+            await _recovered(living, 1)
+            assert (await broker.count("q")).ready == 1
+
+    @in_loop
     async def test_a_wrong_list_keeps_what_is_given_back(self, rig: RedisRig) -> None:
         """Where the ready list is of a wrong type, the messages of the dead stay in flight until it is mended."""
         prefix = rig.options.get("global_keyprefix", "")

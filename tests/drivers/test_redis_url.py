@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ssl
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
+from celeriac.backends.redis import RedisBackend, RedisReader
+from celeriac.brokers.redis import RedisBroker, RedisSender
 from celeriac.drivers.redis.url import Server, Tls, flag, parse
 from celeriac.errors import ImproperlyConfigured
 
@@ -31,10 +35,10 @@ from celeriac.errors import ImproperlyConfigured
         ("redis+socket:///run/redis.sock?virtual_host=2", Server(path="/run/redis.sock", db=2)),
         ("unix://:pw@/run/a%20b.sock", Server(path="/run/a b.sock", password="pw")),
         ("rediss://h", Server("h", tls=Tls())),
-        ("rediss://h?ssl_cert_reqs=none", Server("h", tls=Tls(ssl.CERT_NONE))),
+        ("rediss://h?ssl_cert_reqs=none", Server("h", tls=Tls("none"))),
         (
             "rediss://h?ssl_cert_reqs=CERT_OPTIONAL&ssl_ca_certs=/c&ssl_certfile=/f&ssl_keyfile=/k",
-            Server("h", tls=Tls(ssl.CERT_OPTIONAL, "/c", "/f", "/k")),
+            Server("h", tls=Tls("optional", "/c", "/f", "/k")),
         ),
         ("redis://h?socket_timeout=3&socket_connect_timeout=1.5", Server("h", timeout=3.0, connect_timeout=1.5)),
         ("redis://h?client_name=my+app", Server("h", client_name="my-app")),
@@ -50,7 +54,7 @@ def test_options_beside_the_url() -> None:
     secure = {"ssl_cert_reqs": ssl.CERT_NONE}
     options: dict[str, Any] = {"socket_timeout": 7, "password": "p", "ssl": secure, "sep": ":"}
     server = parse("redis://h?socket_timeout=3", options)
-    assert (server.timeout, server.password, server.tls) == (3.0, "p", Tls(ssl.CERT_NONE))
+    assert (server.timeout, server.password, server.tls) == (3.0, "p", Tls("none"))
     assert server.options["sep"] == ":"
     assert parse("redis://:q@h", options).password == "q"
 
@@ -95,7 +99,8 @@ def test_tls_files_that_are_missing() -> None:
     with pytest.raises(ImproperlyConfigured, match="TLS file"):
         Tls(ca="/nowhere.pem").context()
     assert Tls().context().verify_mode == ssl.CERT_REQUIRED
-    assert Tls(ssl.CERT_NONE).context().check_hostname is False
+    assert Tls("optional").context().verify_mode == ssl.CERT_OPTIONAL
+    assert Tls("none").context().check_hostname is False
 
 
 def test_flags() -> None:
@@ -104,3 +109,22 @@ def test_flags() -> None:
         True, False, True, False, False, True, False
     ]  # fmt: skip
     assert flag({}, "a", True) is True
+
+
+def test_hiredis_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without hiredis every door says in one line what to install."""
+    monkeypatch.setitem(sys.modules, "hiredis", None)
+    for door in (RedisBroker, RedisSender, RedisBackend, RedisReader):
+        with pytest.raises(ImproperlyConfigured, match=r"pip install 'celeriac\[redis\]'"):
+            door("redis://h")
+
+
+def test_a_caller_needs_no_asyncio() -> None:
+    """What `delay()` and `get()` use imports neither asyncio nor a driver, and no TLS."""
+    code = (
+        "import sys, celeriac.brokers.redis, celeriac.backends.redis\n"
+        "celeriac.brokers.redis.RedisSender, celeriac.backends.redis.RedisReader\n"
+        "print([name for name in ('asyncio', 'hiredis', 'ssl', 'importlib.resources') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
