@@ -64,8 +64,8 @@ class Told:
     def on_broken(self, text: str) -> None:
         self.broken.append(text)
 
-    async def ask(self, seats_free: int, op: Ask, args: Any) -> Any:
-        return [seats_free, args]
+    async def ask(self, op: Ask, args: Any) -> Any:
+        return [op, args]
 
     @property
     def ended(self) -> int:

@@ -81,8 +81,9 @@ class Listener(Protocol):
     def on_broken(self, text: str) -> None:
         """No child can be started; the worker has to stop."""
 
-    async def ask(self, seats_free: int, op: Ask, args: Any) -> Any:
-        """A running task asks for something. `seats_free`: seats of this worker that don't wait for a result."""
+    async def ask(self, op: Ask, args: Any) -> Any:
+        """A running task asks for something."""
+        ...
 
 
 class Child:

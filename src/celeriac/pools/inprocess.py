@@ -63,6 +63,10 @@ class InProcess:
         """One at a time, none ahead."""
         return 0 if self._closing or self._running is not None or self.ready else 1
 
+    def free_seats(self) -> int:
+        """No other task can run while one waits."""
+        return 0
+
     def held(self) -> int:
         """Calls here, waiting or running."""
         return len(self.ready) + (self._running is not None)
@@ -128,13 +132,11 @@ class _Line:
 
     def ask(self, op: str, args: Any, timeout: float | None = 15.0) -> Any:
         """Ask and wait. A wait for another task would never end here, so it is refused as if every seat were taken."""
-        return asyncio.run_coroutine_threadsafe(self._listener.ask(0, Ask[op.upper()], args), self._loop).result(
-            timeout
-        )
+        return asyncio.run_coroutine_threadsafe(self._listener.ask(Ask[op.upper()], args), self._loop).result(timeout)
 
     async def aask(self, op: str, args: Any, timeout: float | None = 15.0) -> Any:
         """`ask` for a coroutine."""
-        future = asyncio.run_coroutine_threadsafe(self._listener.ask(0, Ask[op.upper()], args), self._loop)
+        future = asyncio.run_coroutine_threadsafe(self._listener.ask(Ask[op.upper()], args), self._loop)
         async with asyncio.timeout(timeout):
             return await asyncio.wrap_future(future)
 

@@ -455,7 +455,7 @@ class Pool:
         child.asking += waits
         try:
             args = msgspec.msgpack.decode(payload[8:])
-            value = await self.listener.ask(self._seats_waiting(), Ask(kind), args)
+            value = await self.listener.ask(Ask(kind), args)
             answer = frame(Answer.OK, payload[:8] + msgspec.msgpack.encode(value))
         except Exception as error:  # every error belongs to the task that asked
             answer = frame(Answer.ERROR, payload[:8] + msgspec.msgpack.encode((type(error).__name__, str(error))))
@@ -464,7 +464,7 @@ class Pool:
         if self.children.get(child.index) is child:
             send(self._loop, child.side, child.side_out, answer)
 
-    def _seats_waiting(self) -> int:
+    def free_seats(self) -> int:
         """Seats of this worker that are free for other work while tasks wait for results."""
         # a task may wait for many results at once, but it takes one seat
         return sum(c.seats - min(c.asking, len(c.slots.running())) for c in self.children.values() if c.room())

@@ -41,7 +41,7 @@ class Dispatch:
         config: WorkerConfig,
         *,
         kick: Callable[[], None],
-        ask: Callable[[int, Ask, Any], Any],
+        ask: Callable[[Ask, Any], Any],
         broken: Callable[[str], None],
         event: Callable[..., None] | None,
     ) -> None:
@@ -394,8 +394,8 @@ class Dispatch:
     def on_broken(self, text: str) -> None:
         self._broken(text)
 
-    async def ask(self, seats_free: int, op: Ask, args: Any) -> Any:
-        return await self._ask(seats_free, op, args)
+    async def ask(self, op: Ask, args: Any) -> Any:
+        return await self._ask(op, args)
 
     # --- towards the pool
 

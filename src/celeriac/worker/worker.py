@@ -28,6 +28,8 @@ from celeriac.worker.session import Session, lasting
 
 log = logging.getLogger("celeriac.worker")
 
+STALEMATE_SECONDS = 1.0
+"""When no seat is free for so long, a task that waits for another one is told that it would wait for ever."""
 ASK_SECONDS = 5.0
 """Deadline of what a running task asks for (publish, store)."""
 
@@ -225,7 +227,7 @@ class Worker:
 
     # --- what running tasks ask for
 
-    async def _answer(self, seats_free: int, op: Ask, args: Any) -> Any:
+    async def _answer(self, op: Ask, args: Any) -> Any:
         match op:
             case Ask.PUBLISH:
                 envelopes = msgspec.convert(args, list[Envelope])
@@ -244,7 +246,7 @@ class Worker:
             case Ask.FETCH:
                 return await self.backend.fetch(args)
             case Ask.WATCH:
-                return await self._watch_results(seats_free, *args)
+                return await self._watch_results(*args)
             case Ask.STORE:
                 await self.backend.store(msgspec.convert(args, list[Store]))
             case Ask.FORGET:
@@ -259,16 +261,21 @@ class Worker:
                 raise ImproperlyConfigured(f"unknown request {op}")
         return None
 
-    async def _watch_results(self, seats_free: int, ids: list[str], timeout: float | None) -> dict[str, bytes]:
+    async def _watch_results(self, ids: list[str], timeout: float | None) -> dict[str, bytes]:
         assert self.backend is not None
-        documents = {i: d for i, d in (await self.backend.fetch(ids)).items() if final(d)}
+        end = time.monotonic() + STALEMATE_SECONDS
+        while True:
+            documents = {i: d for i, d in (await self.backend.fetch(ids)).items() if final(d)}
+            if documents or self.dispatch.pool.free_seats() > 0:
+                break
+            if time.monotonic() > end:
+                raise RuntimeError(
+                    "get() inside a task would wait for ever: every seat of this worker is taken by a task that waits "
+                    "for a result. Raise the concurrency, or use a link, a chain or a chord instead of get()"
+                )
+            await asyncio.sleep(0.05)
         if documents:
             return documents
-        if seats_free <= 0:
-            raise RuntimeError(
-                "get() inside a task would wait for ever: every seat of this worker is taken by a task that waits for "
-                "a result. Raise the concurrency, or use a link, a chain or a chord instead of get()"
-            )
         with contextlib.suppress(asyncio.TimeoutError):
             async with asyncio.timeout(timeout), self.backend.watch(ids) as changes:
                 async for task_id, document in changes:
