@@ -5,18 +5,18 @@
 -- Gives the digests that were found.
 local found = {}
 local wanted = {}
-for i = 9, #ARGV do wanted[ARGV[i]] = true end
+for i = 9, #ARGV do wanted[ARGV[i]] = (wanted[ARGV[i]] or 0) + 1 end
 local entries = redis.call('LRANGE', ARGV[4], ARGV[5], ARGV[6])
 for n = #entries, 1, -1 do
   local entry = entries[n]
   local digest = redis.sha1hex(entry)
-  if wanted[digest] then
+  if wanted[digest] and wanted[digest] > 0 then
     if ARGV[7] == 'restore' then
       local step, message = unpark(entry)
       redis.call('RPUSH', ready(ARGV[1], ARGV[3], ARGV[2], step), message)
     end
     redis.call('LREM', ARGV[4], -1, entry)
-    wanted[digest] = nil
+    wanted[digest] = wanted[digest] - 1
     found[#found + 1] = digest
   end
 end
