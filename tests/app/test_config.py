@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import threading
@@ -568,5 +569,7 @@ def test_importing_is_light() -> None:
     import subprocess
 
     code = "import sys, celeriac.app.config as c; print(*{'asyncio', 'inspect', 'logging'} & set(sys.modules))"
-    found = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, timeout=20)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    words = [sys.executable, "-S", "-c", code]
+    found = subprocess.run(words, capture_output=True, text=True, check=True, timeout=20, env=env)
     assert found.stdout.strip() == ""

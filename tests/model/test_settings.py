@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -174,5 +176,7 @@ def test_durations_are_seconds(value: float) -> None:
 def test_importing_is_light() -> None:
     """The table and its code import neither asyncio nor inspect nor logging."""
     code = "import sys, celeriac.model.settings; print(*{'asyncio', 'inspect', 'logging'} & set(sys.modules))"
-    found = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, timeout=20)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    words = [sys.executable, "-S", "-c", code]
+    found = subprocess.run(words, capture_output=True, text=True, check=True, timeout=20, env=env)
     assert found.stdout.strip() == ""
