@@ -477,6 +477,24 @@ class TestCycle:
         asyncio.run(story())
         assert command(url, "GET", "celery-task-meta-a") == b'{"status": "SUCCESS"}'
 
+    def test_a_right_to_publish_that_goes(self, rig: RedisRig, caplog: pytest.LogCaptureFixture) -> None:
+        """Where results can't be told any more they are stored all the same, with a line in the log."""
+        command(rig.url, "ACL", "SETUSER", "w", "reset", "on", "nopass", "~*", "&*", "+@all")
+
+        async def story() -> None:
+            broker = RedisBroker(rig.url.replace("//", "//w:x@"))
+            async with broker.subscribe(["q"], epoch="w", lease=60) as consumer:
+                taken = await _take(broker, consumer)
+                command(rig.url, "ACL", "SETUSER", "w", "resetchannels")
+                command(rig.url, "ACL", "SETUSER", "w", "&/*")
+                await settle(consumer, *(done(d.receipt, None, _store(name_of(d.blob))) for d in taken))
+            await broker.close()
+
+        with caplog.at_level(logging.ERROR, "celeriac.redis"):
+            asyncio.run(story())
+        assert ["PUBLISH" in record.getMessage() for record in caplog.records] == [True]
+        assert [command(rig.url, "EXISTS", f"celery-task-meta-{name}") for name in "abc"] == [1, 1, 1]
+
     # Scripts and connections
 
     @in_loop

@@ -19,7 +19,7 @@
 --           blob: '=' and what takes the message's place, or ''. n envelopes: a ready one has an empty id.
 -- Gives { seconds, microseconds, next due, cancel version, more, exceptions, claimed, unparked, faults }
 --       exceptions: (number of a completion, error or '' for lost) each; claimed: (index of the list in KEYS, messages)
---       each; unparked: (index of the queue, step, message) each; faults: (key, error) each.
+--       each; unparked: (index of the queue, step, message) each; faults: (key, or PUBLISH, error) each.
 --       New tags are counted in the order unparked, claimed: begin .. rounds of the letters .. letter .. '.' .. step. (To
 --       write a number costs Lua more than to claim a message.)
 
@@ -44,6 +44,11 @@ i = demands + 2 * parked
 
 -- Settle
 
+local function fault(key, text)
+  faults[#faults + 1] = key
+  faults[#faults + 1] = text
+end
+
 local elsewhere = ARGV[9] ~= ''
 local stores = {}
 local base, inflight
@@ -52,7 +57,8 @@ local at = 0
 local function store(s)
   local key, seconds, document = ARGV[s], ARGV[s + 1], ARGV[s + 2]
   if seconds == '' then call('SET', key, document) else call('SETEX', key, seconds, document) end
-  call('PUBLISH', key, document)
+  local told = try('PUBLISH', key, document)
+  if type(told) == 'table' then fault('PUBLISH', told.err) end
 end
 
 -- Results in another database are written together.
@@ -155,7 +161,8 @@ while i <= last do
     else
       local key, seconds, document = ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
       if seconds == '' then call('SET', key, document) else call('SETEX', key, seconds, document) end
-      call('PUBLISH', key, document)
+      local told = try('PUBLISH', key, document)
+      if type(told) == 'table' then fault('PUBLISH', told.err) end
     end
     i = i + 5
   elseif op == 'a' then
@@ -195,11 +202,6 @@ local claimed, unparked = {}, {}
 local bases, step_of = {}, {}
 for j = 1, queues do bases[j] = base_of(prefix, ARGV[14 + j]) end
 for s = 1, steps do step_of[s] = ARGV[14 + queues + s] end
-
-local function fault(key, text)
-  faults[#faults + 1] = key
-  faults[#faults + 1] = text
-end
 
 -- What is due goes to the head of its list, the earliest first: no more than can be claimed now, or the next cycle's would
 -- stand before them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +17,8 @@ from celeriac.drivers.redis.site import Site
 from celeriac.errors import CeleryError, EncodeError, OperationalError
 from celeriac.model.message import Counts, Envelope, Page
 from celeriac.ports import Capabilities, Consumer, Place, ResultBackend
+
+log = logging.getLogger("celeriac.redis")
 
 WRITE_BYTES = 1 << 20
 """About how much is sent before the answers are awaited: renewals on the same connection go between."""
@@ -95,12 +98,16 @@ class RedisBroker:
         where it stores them."""
         if not isinstance(backend, _OnRedis):
             return False
-        connection = await self.link.connection()
+        await self.link.connection()
         site = await backend.site()
         if not self._control.run_id or site.run_id != self._control.run_id:
             return False
-        told = await connection.send(connection.pack(("PUBLISH", f"{site.prefix}celery-task-meta-", "")))
-        if isinstance(told, Exception):  # the broker's user may not write there
+        own = self._control.server.db
+        there = "" if site.db == own else site.db
+        try:
+            await self.link.run(scripts.PROBE, (), there, own, f"{site.prefix}celery-task-meta-")
+        except OperationalError as error:
+            log.warning("results are stored apart from the broker's work: %s", error)
             return False
         self._control.stores_at = site
         return True

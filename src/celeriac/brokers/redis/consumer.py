@@ -203,7 +203,7 @@ class RedisConsumer:
             if key not in self._faults:
                 self._faults.add(key)
                 log.error(
-                    "%s: the key %r is not what it should be, nothing is claimed from it: %s",
+                    "%s: %r is not as it should be, and is passed over: %s",
                     self.control.describe(), key.decode(errors="replace"), text.decode(errors="replace"),
                 )  # fmt: skip
 
