@@ -207,6 +207,7 @@ class TestCycle:
                 command(rig.url, "SET", f"{PRIVATE}inflight:{epoch}", "wrong")
                 turn = await consumer.cycle((), Demand(50))
                 assert not turn.deliveries
+                assert not turn.more, "a worker would ask again and again"
                 items = (await broker.browse(Place.READY, "q", 200)).items
                 assert [name_of(item.blob) for item in items] == [str(n) for n in range(100)]
                 command(rig.url, "DEL", f"{PRIVATE}inflight:{epoch}")

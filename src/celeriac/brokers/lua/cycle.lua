@@ -32,9 +32,14 @@ local now = time[1] + time[2] / 1000000
 local cap = tonumber(ARGV[11])
 local faults, exceptions = {}, {}
 
--- Who claims has a lease, or nobody would give back what it holds. It is also the first write: where writes are refused
--- (memory, disk, replica) it fails before anything was done.
-call('ZADD', private .. 'workers', 'NX', now + ARGV[4], epoch)
+-- Who claims has a lease, or nobody would give back what it holds. It is also the first write of every cycle that writes:
+-- where writes are refused (memory, disk, replica) it fails before anything was done.
+local leased = false
+local function lease()
+  if leased then return end
+  leased = true
+  call('ZADD', private .. 'workers', 'NX', time[1] + ARGV[4], epoch)
+end
 
 local queues, steps = tonumber(ARGV[13]), tonumber(ARGV[14])
 local i = 15 + queues + steps
@@ -150,6 +155,7 @@ local function carry_out(p)
 end
 
 local last = #ARGV
+if i <= last then lease() end
 while i <= last do
   local op = ARGV[i]
   if op == 's' then
@@ -213,6 +219,7 @@ for j = 1, queues do
     fault(key, first.err)
   elseif first[1] then
     if wanted and tonumber(first[2]) <= now then
+      lease()
       local due = call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, math.min(left, 500))
       local messages = try('HMGET', bases[j] .. 'scheduled', unpack(due))
       if messages.err then
@@ -235,6 +242,7 @@ for j = 1, queues do
   end
 end
 
+if parked > 0 then lease() end
 for d = demands, demands + 2 * parked - 2, 2 do
   local many = tonumber(ARGV[d + 1])
   for j = 1, queues do
@@ -301,7 +309,22 @@ local function take(index, list, messages, step)
   return keep
 end
 
+local lengths = {}
+local lists = 0 -- that are not empty
 if wanted then
+  for k = 1, queues * steps do
+    local length = try('LLEN', KEYS[k])
+    if type(length) == 'table' then
+      fault(KEYS[k], length.err)
+    elseif length > 0 then
+      lengths[k] = length
+      lists = lists + 1
+    end
+  end
+end
+
+if lists > 0 then
+  lease()
   local one_by_one = ARGV[12] == '1'
   local chunk = 32
   for s = 1, steps do
@@ -309,29 +332,28 @@ if wanted then
     while first <= queues and left > 0 and room > 0 do
       -- the queues that share what is left; one at a time where their order is strict
       local open = {}
-      for j = first, one_by_one and first or queues do open[#open + 1] = j end
+      for j = first, one_by_one and first or queues do
+        if lengths[(s - 1) * queues + j] then open[#open + 1] = j end
+      end
       first = one_by_one and first + 1 or queues + 1
       while #open > 0 and left > 0 and room > 0 do
         local again = {}
         for o = 1, #open do
           local j = open[o]
           local index = (s - 1) * queues + j
-          local many = math.min(chunk, math.ceil(left / (#open - o + 1)))
-          local messages = try('RPOP', KEYS[index], many)
-          if messages and messages.err then
-            fault(KEYS[index], messages.err)
-          elseif messages and #messages > 0 then
-            local got = #messages
-            local before = room
-            local kept = take(j, KEYS[index], messages, step_of[s])
-            if kept > 0 then
-              claimed[#claimed + 1] = index - 1
-              claimed[#claimed + 1] = messages
-              -- never take out much more than fits
-              chunk = math.max(1, math.min(500, math.ceil(room * kept / (before - room + 1))))
-            end
-            if got == many and kept == got then again[#again + 1] = j end
+          local many = math.min(chunk, lengths[index], math.ceil(left / (#open - o + 1)))
+          local messages = call('RPOP', KEYS[index], many)
+          local got = #messages
+          local before = room
+          local kept = take(j, KEYS[index], messages, step_of[s])
+          lengths[index] = kept > 0 and lengths[index] - kept or nil -- nil: nothing can be taken from it now
+          if kept > 0 then
+            claimed[#claimed + 1] = index - 1
+            claimed[#claimed + 1] = messages
+            -- never take out much more than fits
+            chunk = math.max(1, math.min(500, math.ceil(room * kept / (before - room + 1))))
           end
+          if kept > 0 and kept == got and lengths[index] > 0 then again[#again + 1] = j end
           if left <= 0 or room <= 0 then break end
         end
         open = again
@@ -340,13 +362,13 @@ if wanted then
   end
 end
 
--- Arm the wake-up: what is read last is what the server tells us of when it changes.
+-- Arm the wake-up: the server tells us when what was read changes. A write of our own ends that for its key, so the lists
+-- that we took from are read once more.
 local version = call('GET', KEYS[#KEYS]) or '0'
 local more = 0
 if wanted then
-  for k = 1, queues * steps do
-    local length = try('LLEN', KEYS[k])
-    if type(length) == 'number' and length > 0 then
+  for k in pairs(lengths) do
+    if call('LLEN', KEYS[k]) > 0 then
       more = 1
       break
     end
