@@ -35,15 +35,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show the figures, and keep those of full runs."""
-    if not _figures:
+    measured = [(name, figures) for name, figures in _figures if len(figures) > 1]
+    if not measured:
         return
     terminalreporter.section("figures of the fault tests")
-    for name, figures in _figures:
+    for name, figures in measured:
         terminalreporter.write_line(f"{name}: " + ", ".join(f"{key} {value}" for key, value in figures.items()))
     if path := os.environ.get("CELERIAC_PROOFS"):
         rows = [
             f"| {name} | " + ", ".join(f"{key} {value}" for key, value in figures.items()) + " |"
-            for name, figures in _figures
+            for name, figures in measured
         ]
         Path(path).write_text("\n".join(["| proof | figures |", "|---|---|", *rows]) + "\n")
 

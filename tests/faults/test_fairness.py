@@ -12,9 +12,15 @@ from tests.faults.conftest import MakeSite
 from tests.faults.kit import forms, until
 
 
-@forms("count,seconds", (16, 0.25), (100, 1.0), timeout=400)
-@pytest.mark.parametrize("taught", [pytest.param(False, id="fresh"), pytest.param(True, id="taught")])
-@pytest.mark.parametrize("kind", ["sleeps", "holds-the-gil"])
+@forms("count,seconds", (12, 0.2), (100, 1.0), timeout=400)
+@pytest.mark.parametrize(
+    ("kind", "taught"),
+    [
+        pytest.param("sleeps", False, id="fresh"),
+        pytest.param("sleeps", True, id="taught"),
+        pytest.param("holds-the-gil", True, id="holds-the-gil"),
+    ],
+)
 def test_no_short_task_waits_behind_a_long_one(
     broker: str, make_site: MakeSite, count: int, seconds: float, taught: bool, kind: str, figures: dict[str, Any]
 ) -> None:
@@ -32,7 +38,7 @@ def test_no_short_task_waits_behind_a_long_one(
     before = len(site.ledger.marks("end"))
     if name == "hold":
         seconds = max(1.0, seconds)  # C's sleep counts in seconds
-        count = min(count, 60) if count > 16 else 6
+        count = min(count, 60) if count > 12 else 4
     long = site.send(name, 3600.0)
     began = time.monotonic()
     short = [site.send(name, seconds) for _ in range(count)]

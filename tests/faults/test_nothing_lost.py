@@ -25,7 +25,7 @@ from tests.servers import RedisServer, command
 STORMS = pytest.mark.parametrize(
     "storm",
     [
-        pytest.param(Storm(rounds=8, each=20, lease=1.5, pause=2.5), id="short"),
+        pytest.param(Storm(rounds=6, each=20, lease=1.0, pause=2.0), id="short"),
         pytest.param(Storm(rounds=200, each=40, lease=2.0, pause=3.0, workers=2), id="lease2",
                      marks=[pytest.mark.full, pytest.mark.timeout(3600)]),
         pytest.param(Storm(rounds=5, each=100, lease=30.0, pause=20.0, workers=2), id="defaults",
@@ -48,7 +48,7 @@ def test_a_storm_of_kills_loses_nothing(
 
 @forms(
     "storm",
-    Storm(rounds=6, each=30, lease=1.5, pause=2.0, task="early"),
+    Storm(rounds=5, each=30, lease=1.0, pause=1.5, task="early"),
     Storm(rounds=100, each=60, lease=2.0, pause=2.5, task="early"),
     timeout=2400,
 )
@@ -215,7 +215,7 @@ def test_redis_killed_under_load(
     assert not site.dead()
 
 
-@forms("count,seconds,lease", (8, 6.0, 2.0), (50, 90.0, 30.0), timeout=400)
+@forms("count,seconds,lease", (8, 4.0, 1.0), (50, 90.0, 30.0), timeout=400)
 def test_redis_stopped_for_two_leases(
     redis: RedisServer, make_site: MakeSite, count: int, seconds: float, lease: float
 ) -> None:
@@ -239,11 +239,11 @@ def test_redis_restarted_empties_no_claim(redis: RedisServer, make_site: MakeSit
     """Nobody is declared dead for one lease after the server came back: a running task is not started elsewhere."""
     site = make_site(redis.url, lease=2.0)
     site.worker("-c", "1")
-    task = site.send("work", 6.0)
+    task = site.send("work", 5.0)
     site.wait_started(task)
     site.worker("-c", "1")
     redis.kill9()
-    time.sleep(3.0)  # longer than the lease: it has ended when the server is back
+    time.sleep(2.5)  # longer than the lease: it has ended when the server is back
     redis.start()
     site.wait_finished(20.0)
     assert len(site.ledger.of("start", task)) == 1

@@ -18,7 +18,7 @@ def test_a_warm_shutdown_finishes_what_runs(site: Site, pool: str) -> None:
     """TERM: what runs ends and is committed, what waits is given back at once, uncounted, and the exit code is 0."""
     worker = site.worker("-P", pool, "-c", "2", "--prefetch-multiplier", "4")
     for _ in range(10):
-        site.send("work", 1.5)
+        site.send("work", 0.8)
     until(lambda: len(site.ledger.starts()) == 2, 20.0, "two run")
     worker.send(signal.SIGTERM)
     until(lambda: site.counts().in_flight <= 2, 1.0, lambda: f"the others are given back at once: {site.counts()}")
