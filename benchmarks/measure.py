@@ -156,7 +156,7 @@ class Running:
         self.log = log
         with log.open("wb") as sink:
             self._popen = subprocess.Popen(
-                list(words), cwd=folder, env={**os.environ, **env}, stdin=subprocess.DEVNULL, stdout=sink,
+                list(words), cwd=folder, env=dict(env), stdin=subprocess.DEVNULL, stdout=sink,
                 stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
 
@@ -257,9 +257,10 @@ class Workshop:
         self._env = {"BENCH_BROKER": broker, "BENCH_BACKEND": backend or broker}
 
     def environment(self, side: str, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Ours has the source on its path, the peers have not."""
+        """Ours has the source on its path, the peers have not. Compiled modules are kept, as where it is installed."""
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         path = f"{SOURCE}{os.pathsep}{self.folder}" if side == "celeriac" else str(self.folder)
-        return {**self._env, "PYTHONPATH": path, "C_FORCE_ROOT": "1", "PYTHONUNBUFFERED": "1", **(extra or {})}
+        return {**kept, **self._env, "PYTHONPATH": path, "C_FORCE_ROOT": "1", "PYTHONUNBUFFERED": "1", **(extra or {})}
 
     def python(self, side: str) -> str:
         """The interpreter of a side."""
@@ -272,7 +273,7 @@ class Workshop:
     def run(self, side: str, *words: str, timeout: float = 600.0) -> str:
         """Run `python <words>` to its end; what it printed. Raises RuntimeError."""
         done = subprocess.run(
-            [self.python(side), *words], cwd=self.folder, env={**os.environ, **self.environment(side)},
+            [self.python(side), *words], cwd=self.folder, env=self.environment(side),
             capture_output=True, text=True, timeout=timeout,
         )  # fmt: skip
         if done.returncode:
