@@ -112,10 +112,10 @@ def _read_lzma(data: bytes, limit: int) -> bytes:
 
 def _brotli() -> Any:
     try:
-        import brotli  # type: ignore[import-not-found,unused-ignore]
+        import brotli  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:
         try:
-            import brotlicffi as brotli  # type: ignore[import-not-found,no-redef,unused-ignore]
+            import brotlicffi as brotli  # type: ignore[import-not-found,import-untyped,no-redef,unused-ignore]
         except ImportError:
             raise ImproperlyConfigured("compression brotli needs Brotli: pip install 'celeriac[brotli]'") from None
     return brotli
