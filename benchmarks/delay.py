@@ -45,6 +45,6 @@ def measure(effort: Effort) -> Table:
         base = median(rates["celery", task])
         rate = median(rates[side, task])
         table.rows.append((f"`delay()`, result {task}", side, rate, round(rate / base, 1), median(costs[side, task])))
-    table.rows.append(("many at once", "celeriac", median(bulk), "", median(bulk_costs)))
+    table.rows.append(("`delay_many()`, result ignored", "celeriac", median(bulk), "", median(bulk_costs)))
     table.notes.append(f"Medians of {effort.runs} alternating runs of {seconds:g} s in one thread, one call at a time.")
     return table

@@ -17,6 +17,9 @@ at = tasks.add.apply_async((2, 3), eta=datetime.now(UTC) + timedelta(seconds=1),
 print(later.get(timeout=10), at.get(timeout=10))
 
 # Send by name, without importing the task.
+results = tasks.add.delay_many([(1, 2), (3, 4), {"x": 5, "y": 6}])
+print([result.get(timeout=10) for result in results])
+
 print(tasks.app.send_task("tasks.add", (2, 3)).get(timeout=10))
 
 # What went wrong is raised here, as what it was.

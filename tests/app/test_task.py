@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 import pickle
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from celeriac import telemetry
+from celeriac.app import bulk
 from celeriac.app.app import Celeriac
 from celeriac.app.handle import AsyncResult
 from celeriac.app.task import Task
@@ -24,6 +26,7 @@ from celeriac.errors import (
     QueueNotFound,
 )
 from celeriac.model.routing import Exchange, Queue
+from celeriac.wire.task import unpack
 from tests.app.conftest import Broker
 
 # Making
@@ -241,6 +244,34 @@ def test_delay_sends_a_message_of_protocol_2(app: Celeriac, broker: Broker) -> N
         properties["correlation_id"] = properties["delivery_tag"] = "-"
     assert fast == slow
     assert list(fast["headers"]) == list(slow["headers"])
+
+
+@pytest.mark.parametrize("many", ["delay_many", "adelay_many"])
+@pytest.mark.parametrize("direct", [True, False])
+def test_many_calls_are_sent_together(
+    app: Celeriac, broker: Broker, monkeypatch: pytest.MonkeyPatch, many: str, direct: bool
+) -> None:
+    """Each as `delay` would send it; the direct path and the long one say the same."""
+
+    @app.task(serializer="json" if direct else "yaml")
+    def add(x: int, y: int = 2) -> int:
+        return x + y
+
+    def send(calls: Any) -> list[Any]:
+        sent: Any = getattr(add, many)(calls)
+        return list(asyncio.run(sent) if many == "adelay_many" else sent)
+
+    monkeypatch.setattr(bulk, "PIECE", 3)
+    results = send([(1, 1), [2], {"x": 3, "y": 3}, (4,)])
+    messages = [unpack(blob, frozenset({"application/json", "application/x-yaml"})) for blob in broker.blobs()]
+    assert [(m.args, m.kwargs) for m in messages] == [([1, 1], {}), ([2], {}), ([], {"x": 3, "y": 3}), ([4], {})]
+    assert [m.id for m in messages] == [result.id for result in results] == list(dict.fromkeys(r.id for r in results))
+    assert send(iter(())) == []
+    with pytest.raises(TypeError, match="positional argument"):
+        send([(1, 2, 3)])
+    with pytest.raises(TypeError, match=r"write \(5,\)"):
+        send([5])
+    assert len(broker.blobs()) == 4
 
 
 def test_every_option_of_apply_async_reaches_the_message(app: Celeriac, broker: Broker) -> None:

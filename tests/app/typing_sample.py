@@ -58,6 +58,8 @@ def sync_calls() -> None:
 async def async_calls() -> None:
     """So do the asynchronous twins."""
     assert_type(await add.adelay(1), AsyncResult[int])
+    assert_type(add.delay_many([(1,), {"x": 2}]), list[AsyncResult[int]])
+    assert_type(await slow.adelay_many([(1,)]), list[AsyncResult[float]])
     assert_type(await (await add.adelay(1)).aget(), int)
     assert_type(await (await slow.adelay(1)), float)
     assert_type(await slow(1), float)

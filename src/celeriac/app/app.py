@@ -19,7 +19,6 @@ from celeriac.app.registry import TaskRegistry
 from celeriac.app.result_set import GroupResult as Group
 from celeriac.app.result_set import ResultSet as Set
 from celeriac.app.results import DISABLED, Results
-from celeriac.app.task import trail
 from celeriac.errors import AlwaysEagerIgnored, ImproperlyConfigured
 from celeriac.model.message import Envelope
 from celeriac.model.version import __version__
@@ -253,7 +252,7 @@ class Celeriac(Making):
         if add_to_parent:
             request = publish.worker_request()
             if request is not None:
-                trail(request, result)
+                publish.trail(request, result)
         return result
 
     def publish(self, envelopes: Sequence[Envelope]) -> None:

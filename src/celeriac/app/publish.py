@@ -90,6 +90,13 @@ def worker_request() -> Context | None:
     return request
 
 
+def trail(request: Context, result: Any) -> None:
+    """Record a result as a child of a run, if its task wants that."""
+    task = request.instance
+    if task is None or getattr(task, "trail", True):
+        request.children.append(result)
+
+
 def prepare(
     app: Any,
     name: str,

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar, cast, o
 import msgspec
 
 from celeriac import errors, telemetry
-from celeriac.app import publish, registry, retrying
+from celeriac.app import bulk, publish, registry, retrying
 from celeriac.app.attributes import CurrentApp, FromSetting, held
 from celeriac.app.canvas import NOT_YET, Signature, maybe_signature, signature
 from celeriac.app.checking import Shape
@@ -20,7 +20,6 @@ from celeriac.app.handle import AsyncResult as Handle
 from celeriac.app.handle import EagerResult
 from celeriac.app.plan import Plan, make_plan
 from celeriac.errors import Ignore, ImproperlyConfigured, OperationalError, Retry
-from celeriac.model.message import Envelope
 from celeriac.model.outcome import TaskTraits
 from celeriac.runtime.context import Context, current
 from celeriac.wire.ids import new_id
@@ -29,6 +28,7 @@ from celeriac.wire.task import TaskMessage
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
 T = TypeVar("T")
+Calls = Iterable[Sequence[Any] | Mapping[str, Any]]
 
 HANDLERS = ("before_start", "on_success", "on_retry", "on_failure", "after_return", "__call__")
 _before, _after, _sent = telemetry.before_task_publish, telemetry.after_task_publish, telemetry.task_sent
@@ -227,48 +227,70 @@ class Task(Generic[P, R]):
     def delay(self, *args: Any, **kwargs: Any) -> Any:
         """Send the task with these arguments. Returns when the broker has it safe; raises OperationalError when that
         takes longer than `task_publish_timeout`, TypeError for arguments that the function does not take."""
-        app = self.app
-        plan = self._plan
-        if plan is None or plan.stamp is not app.stamp:
-            plan = self._plan = make_plan(self)
-        pack = plan.pack
-        apply_async = self.apply_async
-        if (
-            pack is None
-            or _before.receivers
-            or _after.receivers
-            or _sent.receivers
-            or app.conf["task_always_eager"]
-            or getattr(apply_async, "__func__", None) is not _APPLY_ASYNC
-            or getattr(app.send_task, "__func__", None) is not plan.send_task
-        ):
-            return apply_async(args, kwargs)
+        plan = self._direct()
+        if plan is None:
+            return self.apply_async(args, kwargs)
         arity = plan.arity
         if arity is not None and (len(args) != arity or kwargs):
             self.shape.check(args, kwargs)
         request = current.get()
         if request is not None:
             request = publish.worker_request()
-        task_id = new_id()
-        publish_id = new_id()
-        if request is None:
-            blob = pack(task_id, publish_id, args, kwargs)
-        else:
-            blob = pack(task_id, publish_id, args, kwargs, request.root_id or request.id, request.id)
-        envelope = Envelope(
-            task_id, publish_id, plan.queue, blob, plan.priority, None, plan.exchange, plan.routing_key
-        )
+        envelope = bulk.envelope(plan, request, args, kwargs)
         began = time.monotonic()
         try:
             plan.sender.publish((envelope,), plan.timeout)
         except OperationalError as error:
-            publish.again(plan.sender, (envelope,), began + plan.timeout, app.publish_pauses(), error)
-        result = plan.result(task_id, None, self.name)
-        if plan.ignored:
-            result._ignored = True
-        if request is not None:
-            trail(request, result)
-        return result
+            publish.again(plan.sender, (envelope,), began + plan.timeout, self.app.publish_pauses(), error)
+        return bulk.handle(self, plan, request, envelope.id)
+
+    def _direct(self) -> Plan | None:
+        """How messages are sent that depend on nothing but ids and arguments; None: anything may have a say."""
+        app = self.app
+        plan = self._plan
+        if plan is None or plan.stamp is not app.stamp:
+            plan = self._plan = make_plan(self)
+        if (
+            plan.pack is None
+            or _before.receivers
+            or _after.receivers
+            or _sent.receivers
+            or app.conf["task_always_eager"]
+            or getattr(self.apply_async, "__func__", None) is not _APPLY_ASYNC
+            or getattr(app.send_task, "__func__", None) is not plan.send_task
+        ):
+            return None
+        return plan
+
+    @overload
+    def delay_many(self: Task[P, Coroutine[Any, Any, T]], calls: Calls) -> list[Handle[T]]: ...
+
+    @overload
+    def delay_many(self, calls: Calls) -> list[Handle[R]]: ...
+
+    def delay_many(self, calls: Calls) -> list[Any]:
+        """Send the task once for each of `calls`: a tuple or list of positional arguments, or a dict of named ones.
+        Many times faster than a `delay` for each: a thousand go to the broker together. Returns when it has all.
+
+        Raises OperationalError when it could not take them in time: each thousand before those is sent, and of these
+        some may be. Raises TypeError for arguments that the function does not take; those before may be sent."""
+        plan = self._direct()
+        if plan is None:
+            return [self.apply_async(*bulk.arguments(call)) for call in calls]
+        return [result for results in bulk.send(self, plan, calls) for result in results]
+
+    @overload
+    async def adelay_many(self: Task[P, Coroutine[Any, Any, T]], calls: Calls) -> list[Handle[T]]: ...
+
+    @overload
+    async def adelay_many(self, calls: Calls) -> list[Handle[R]]: ...
+
+    async def adelay_many(self, calls: Calls) -> list[Any]:
+        """`delay_many` for coroutines."""
+        plan = self._direct()
+        if plan is None:
+            return [await self.aapply_async(*bulk.arguments(call)) for call in calls]
+        return await bulk.asend(self, plan, calls)
 
     @property
     def computes_shadow(self) -> bool:
@@ -690,13 +712,6 @@ async def _under(request: Context, coroutine: Coroutine[Any, Any, T]) -> T:
         return await coroutine
     finally:
         current.reset(token)
-
-
-def trail(request: Context, result: Any) -> None:
-    """Record a result as a child of a run, if its task wants that."""
-    task = request.instance
-    if task is None or getattr(task, "trail", True):
-        request.children.append(result)
 
 
 def _arguments(args: Any, kwargs: Any) -> tuple[Any, Any]:

@@ -176,25 +176,14 @@ class Template:
     ) -> bytes:
         """The blob of one message. Raises EncodeError when an argument can't be serialized."""
         start, t_id, t_root, t_parent, t_args, t_kwargs, t_correlation, t_tag, end = self._texts
-        body = values.dumps((args, kwargs))[:-1] + _EMPTY_EMBED
+        body = b2a_base64((values.dumps((args, kwargs))[:-1] + _EMPTY_EMBED).encode(), newline=False).decode()
         quoted = escape(task_id)
+        root = escape(root_id) if root_id else quoted
+        parent = escape(parent_id) if parent_id is not None else "null"
         limit, levels = self._limit, self._levels
+        positional = escape(safe_repr(args, limit, levels))
+        keyword = escape(safe_repr(kwargs, limit, levels)) if kwargs else '"{}"'
         return (
-            start
-            + b2a_base64(body.encode(), newline=False).decode()
-            + t_id
-            + quoted
-            + t_root
-            + (escape(root_id) if root_id else quoted)
-            + t_parent
-            + (escape(parent_id) if parent_id is not None else "null")
-            + t_args
-            + escape(safe_repr(args, limit, levels))
-            + t_kwargs
-            + ('"{}"' if not kwargs else escape(safe_repr(kwargs, limit, levels)))
-            + t_correlation
-            + quoted
-            + t_tag
-            + escape(publish_id)
-            + end
+            f"{start}{body}{t_id}{quoted}{t_root}{root}{t_parent}{parent}{t_args}{positional}{t_kwargs}{keyword}"
+            f"{t_correlation}{quoted}{t_tag}{escape(publish_id)}{end}"
         ).encode()

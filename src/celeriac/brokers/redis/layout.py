@@ -24,7 +24,7 @@ SEPARATOR = "\x06\x16"
 """Between a queue and its step, and inside members of binding sets."""
 DEAD_LIMIT = 100_000
 """Dead letters kept for a queue before the oldest go."""
-LPUSH_VALUES = 500
+LPUSH_VALUES = 64
 """Messages in one LPUSH: enough to be cheap, few enough not to hold the server up."""
 LPUSH_BYTES = 4 << 20
 """Bytes in one LPUSH of several messages."""

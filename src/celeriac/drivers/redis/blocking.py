@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
-import select
-import socket
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
+from celeriac.drivers.redis.pipe import Pipe, connect
 from celeriac.drivers.redis.protocol import (
     MISSING,
     Words,
@@ -28,8 +28,8 @@ from celeriac.drivers.redis.script import Script, unknown
 from celeriac.drivers.redis.url import Server
 from celeriac.errors import OperationalError
 
-_SLICE = 2.5
-"""Longest socket timeout; a deadline further away is reached in slices, so that most calls need not set it anew."""
+PIECE_BYTES = 32 << 10
+"""Commands that are smaller than this are sent together."""
 
 
 class Connection:
@@ -48,13 +48,10 @@ class Connection:
         """What came unasked."""
         self.known: set[str] = set()
         """For its owner: what was made known over it, and need not be said again."""
-        self._socket: socket.socket | None = None
-        self._timeout = 0.0
-        self._poll: Any = None
+        self._pipe: Pipe | None = None
         limit = min(deadline, time.monotonic() + server.connect_timeout)
         try:
-            self._socket = link = _connect(server, max(0.001, limit - time.monotonic()))
-            self._timeout = link.gettimeout() or 0.0
+            self._pipe = connect(server, max(0.001, limit - time.monotonic()))
             commands = handshake(server)
             check_handshake(server, self.ask(b"".join(map(self.pack, commands)), len(commands), limit))
         except OSError as error:
@@ -63,14 +60,11 @@ class Connection:
         except BaseException:
             self.close()
             raise
-        if hasattr(select, "poll"):  # eventlet takes it away
-            self._poll = select.poll()
-            self._poll.register(link.fileno(), select.POLLIN)
 
     @property
     def broken(self) -> bool:
         """Nothing can be asked any more."""
-        return self._socket is None
+        return self._pipe is None
 
     def idle(self) -> bool:
         """Is it as it should be between two calls? No: the server closed it, or something came that no one asked for.
@@ -82,34 +76,32 @@ class Connection:
                         self.close()
                         return False
                     self.pushes.append(reply)
-                if not self._readable():
-                    return self._socket is not None
-                self._read(float("inf"))
+                pipe = self._pipe
+                if pipe is None or not pipe.readable():
+                    return pipe is not None
+                self._reader.feed(pipe.receive(math.inf, False))
         except (OSError, ValueError, self._garbage):
             self.close()
             return False
 
-    def _readable(self) -> bool:
-        link = self._socket
-        if link is None:
-            return False
-        if self._poll is not None:
-            return bool(self._poll.poll(0))
-        return link.fileno() < 1024 and bool(select.select([link], [], [], 0)[0])
-
     def ask(self, data: bytes, want: int, deadline: float) -> list[Any]:
         """Send packed commands and return their `want` replies; error replies are values. Raises OperationalError when
         the deadline (monotonic seconds) passes or the connection breaks; then it is closed."""
-        if self._socket is None:
+        return self._exchange((data,) if data else (), want, deadline)
+
+    def _exchange(self, pieces: Iterable[bytes], want: int, deadline: float) -> list[Any]:
+        pipe = self._pipe
+        if pipe is None:
             raise OperationalError(f"{self.server.describe()}: not connected")
         try:
-            self._write(data, deadline)
+            for data in pieces:
+                pipe.send(data, deadline)
             replies: list[Any] = []
             gets, push = self._reader.gets, self._push
             while len(replies) < want:
                 reply = gets()
                 if reply is MISSING:
-                    self._read(deadline)
+                    self._reader.feed(pipe.receive(deadline, True))
                 elif type(reply) is push:
                     self.pushes.append(reply)
                 else:
@@ -135,13 +127,14 @@ class Connection:
     def listen(self, deadline: float) -> bool:
         """Wait until something came unasked (it is in `pushes`), at most until `deadline`; False: it did not. Raises
         OperationalError when the connection breaks."""
-        if self._socket is None:
+        pipe = self._pipe
+        if pipe is None:
             raise OperationalError(f"{self.server.describe()}: not connected")
         try:
             while not self.pushes:
                 reply = self._reader.gets()
                 if reply is MISSING:
-                    self._read(deadline)
+                    self._reader.feed(pipe.receive(deadline, False))
                 elif type(reply) is self._push:
                     self.pushes.append(reply)
                 else:
@@ -167,12 +160,25 @@ class Connection:
         return reply
 
     def many(self, commands: Sequence[Words], deadline: float) -> list[Any]:
-        """Several commands in one write. Raises OperationalError for the first error reply."""
-        replies = self.ask(b"".join(map(self.pack, commands)), len(commands), deadline)
+        """Several commands before the first answer is read. Raises OperationalError for the first error reply."""
+        replies = self._exchange(self._pieces(commands), len(commands), deadline)
         for words, reply in zip(commands, replies, strict=True):
             if isinstance(reply, Exception):
                 raise failure(self.server, reply, str(words[0]))
         return replies
+
+    def _pieces(self, commands: Sequence[Words]) -> Iterator[bytes]:
+        """Packed commands, the small ones together: while the server works on one piece the next is packed."""
+        small: list[bytes] = []
+        size = 0
+        for words in commands:
+            small.append(packed := self.pack(words))
+            size += len(packed)
+            if size >= PIECE_BYTES:
+                yield b"".join(small)
+                small.clear()
+                size = 0
+        yield b"".join(small)
 
     def run(self, script: Script, keys: Sequence[str | bytes], arguments: Sequence[Any], deadline: float) -> Any:
         """Run a script. Raises OperationalError."""
@@ -185,72 +191,10 @@ class Connection:
 
     def close(self) -> None:
         """Close it. In a forked child this leaves the parent's connection alone."""
-        link, self._socket = self._socket, None
-        if link is not None:
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
             with suppress(OSError):
-                link.close()
-
-    def _write(self, data: bytes, deadline: float) -> None:
-        link = self._socket
-        assert link is not None
-        sent, size = 0, len(data)
-        view = memoryview(data)
-        while sent < size:
-            self._allow(deadline)
-            try:
-                sent += link.send(view[sent:] if sent else data)
-            except TimeoutError:
-                if time.monotonic() >= deadline:
-                    raise
-
-    def _read(self, deadline: float) -> None:
-        link = self._socket
-        assert link is not None
-        while True:
-            self._allow(deadline)
-            try:
-                data = link.recv(65536)
-            except TimeoutError:
-                if time.monotonic() >= deadline:
-                    raise
-                continue
-            if not data:
-                raise ConnectionResetError(0, "the server closed the connection")
-            self._reader.feed(data)
-            return
-
-    def _allow(self, deadline: float) -> None:
-        left = deadline - time.monotonic()
-        if left < self._timeout or self._timeout <= 0:
-            if left <= 0:
-                raise TimeoutError
-            self._timeout = min(left, _SLICE)
-            assert self._socket is not None
-            self._socket.settimeout(self._timeout)
-
-
-def _connect(server: Server, timeout: float) -> socket.socket:
-    link: socket.socket
-    if server.path:
-        link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            link.settimeout(timeout)
-            link.connect(server.path)
-        except BaseException:
-            link.close()
-            raise
-    else:
-        link = socket.create_connection((server.host, server.port), timeout)
-        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if server.tls is None:
-        return link
-    try:
-        secure: socket.socket = server.tls.context().wrap_socket(link, server_hostname=server.host)
-        return secure
-    except BaseException:
-        link.close()
-        raise
+                pipe.close()
 
 
 class _Held:

@@ -1,0 +1,86 @@
+"""Many calls of one task, sent together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from celeriac.app import publish
+from celeriac.app.plan import Plan
+from celeriac.errors import OperationalError
+from celeriac.model.message import Envelope
+from celeriac.wire.ids import new_id
+
+PIECE = 1000
+"""Calls that are handed to the broker together."""
+
+
+def envelope(plan: Plan, request: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Envelope:
+    """The message of one call by the direct path. `request`: that of the task that calls, or None. The delivery tag is
+    the task id: both are new, and a retry gets a tag of its own."""
+    assert plan.pack is not None
+    task_id = new_id()
+    if request is None:
+        blob = plan.pack(task_id, task_id, args, kwargs)
+    else:
+        blob = plan.pack(task_id, task_id, args, kwargs, request.root_id or request.id, request.id)
+    return Envelope(task_id, task_id, plan.queue, blob, plan.priority, None, plan.exchange, plan.routing_key)
+
+
+def handle(task: Any, plan: Plan, request: Any, task_id: str) -> Any:
+    """The result of a call that was sent by the direct path."""
+    result = plan.result(task_id, None, task.name)
+    if plan.ignored:
+        result._ignored = True
+    if request is not None:
+        publish.trail(request, result)
+    return result
+
+
+def send(task: Any, plan: Plan, calls: Iterable[Any]) -> Iterator[list[Any]]:
+    """Send calls by the direct path, so many at a time; gives their results. Raises OperationalError."""
+    request = publish.worker_request()
+    for envelopes in _pieces(task, plan, request, calls):
+        began = time.monotonic()
+        try:
+            plan.sender.publish(envelopes, plan.timeout)
+        except OperationalError as error:
+            publish.again(plan.sender, envelopes, began + plan.timeout, task.app.publish_pauses(), error)
+        yield [handle(task, plan, request, each.id) for each in envelopes]
+
+
+async def asend(task: Any, plan: Plan, calls: Iterable[Any]) -> list[Any]:
+    """`send` for coroutines."""
+    app, request = task.app, publish.worker_request()
+    results: list[Any] = []
+    for envelopes in _pieces(task, plan, request, calls):
+        await publish.apublish(app, envelopes, plan.timeout, app.publish_pauses())
+        results += [handle(task, plan, request, each.id) for each in envelopes]
+    return results
+
+
+def arguments(call: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """Positional and named arguments of one of many calls. Raises TypeError."""
+    if isinstance(call, tuple | list):
+        return call, {}
+    if isinstance(call, Mapping):
+        return (), call
+    raise TypeError(
+        f"a call is a tuple or list of its arguments, or a dict of named ones, not {call!r}: write ({call!r},)"
+    )
+
+
+def _pieces(task: Any, plan: Plan, request: Any, calls: Iterable[Any]) -> Iterator[list[Envelope]]:
+    arity, check = plan.arity, task.shape.check
+    piece: list[Envelope] = []
+    for call in calls:
+        args, kwargs = arguments(call)
+        if arity is not None and (len(args) != arity or kwargs):
+            check(args, kwargs)
+        piece.append(envelope(plan, request, args, kwargs))
+        if len(piece) == PIECE:
+            yield piece
+            piece = []
+    if piece:
+        yield piece
