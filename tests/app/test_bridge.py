@@ -9,8 +9,9 @@ import time
 
 import pytest
 
-from celeriac.app.bridge import Bridge, unpatched
+from celeriac.app.bridge import Bridge
 from celeriac.app.greenloop import GreenProofLoop, PollSelector
+from celeriac.drivers.unpatched import unpatched
 
 
 async def later(value: int, seconds: float = 0.0) -> int:

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from celeriac.drivers import sqlite_layout
-from celeriac.drivers.sqlite import Database, Location, locate
+from celeriac.drivers.sqlite import WAL_LIMIT, Database, Location, locate
 from celeriac.drivers.sqlite_thread import DatabaseThread
 from celeriac.errors import ImproperlyConfigured, LayoutTooNew, OperationalError
 
 
-def _database(path: Path, timeout: float = 10.0, **options: int) -> Database:
-    return Database(Location(str(path), "NORMAL", timeout), **options)
+def _database(path: Path, timeout: float = 10.0, wal_limit: int = WAL_LIMIT) -> Database:
+    return Database(Location(str(path), "NORMAL", timeout), wal_limit)
 
 
 def _names(connection: sqlite3.Connection) -> list[str]:

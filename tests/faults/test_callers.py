@@ -42,7 +42,8 @@ def test_a_process_that_forks_after_it_has_sent(served: Site) -> None:
 
 @pytest.mark.parametrize("kind", ["gevent", "eventlet"])
 def test_a_patched_web_process(served: Site, kind: str) -> None:
-    """50 green threads in `delay().get()`; the others run meanwhile. Under gevent an event loop runs beside them."""
+    """50 green threads in `delay().get()`; the others run meanwhile, also while it
+    revokes a task and asks the workers. Under gevent an event loop runs beside them."""
     if importlib.util.find_spec(kind) is None:
         pytest.fail(f"{kind} is not installed; `make test` installs it")
     call(served, f"{kind}_web", timeout=100.0)

@@ -7,12 +7,13 @@ of *its* world, so that a greenlet that waits lets the others run.
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from celeriac.drivers.unpatched import unpatched
 
 if TYPE_CHECKING:
     import asyncio
@@ -20,17 +21,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _GRACE = 1.0
 """Seconds that a cancelled coroutine gets to end before its caller is let go."""
-
-
-def unpatched(module: str, name: str) -> Any:
-    """A name of the standard library as it was before gevent or eventlet replaced it."""
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is not None and monkey.is_module_patched(module):
-        return monkey.get_original(module, name)
-    patcher = sys.modules.get("eventlet.patcher")
-    if patcher is not None and any(patcher.is_monkey_patched(part) for part in ("socket", "thread", "select")):
-        return getattr(patcher.original(module), name)
-    return getattr(importlib.import_module(module), name)
 
 
 class Bridge:

@@ -16,12 +16,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
 from celeriac.drivers.sqlite_layout import prepare
+from celeriac.drivers.unpatched import unpatched
 from celeriac.errors import ImproperlyConfigured, OperationalError
 
 T = TypeVar("T")
@@ -148,9 +149,12 @@ def translated(error: sqlite3.Error, path: str) -> Exception:
 
 
 class Database:
-    """A connection to the file, opened at first use; anew after a fork, a failure, or when the file was replaced."""
+    """A connection to the file, opened at first use; anew after a fork, a failure, or when the file was replaced.
 
-    def __init__(self, location: Location, wal_limit: int = WAL_LIMIT) -> None:
+    `native`: its thread is one of the operating system also where gevent or eventlet has patched the standard library.
+    """
+
+    def __init__(self, location: Location, wal_limit: int = WAL_LIMIT, *, native: bool = False) -> None:
         self.location = location
         self.path = location.path
         self.known: set[str] = set()
@@ -161,7 +165,10 @@ class Database:
         self._opened = 0
         self._pid = 0
         self._file = (0, 0)
-        self._busy = threading.RLock()
+        # A green lock can't be handed from one thread to another, and a native one would stop all greenlets.
+        self._lock: Callable[[], Any] = unpatched("_thread", "RLock") if native else threading.RLock
+        self._sleep: Callable[[float], object] = unpatched("time", "sleep") if native else time.sleep
+        self._busy = self._lock()
         self._wal = f"{location.path}-wal"
         self._wal_limit = wal_limit
         self._no_fold_before = 0.0
@@ -256,7 +263,7 @@ class Database:
                 if left <= 0:
                     raise
             # SQLite's own handler is unfair: it sleeps longer and longer while newcomers get through.
-            time.sleep(min(pause * (0.5 + random.random()), left))
+            self._sleep(min(pause * (0.5 + random.random()), left))
             pause = min(pause * 1.5, 0.005)
 
     def _begin(self, connection: sqlite3.Connection, deadline: float) -> None:
@@ -266,7 +273,7 @@ class Database:
         """Run `work` in one transaction: all of it or nothing. Waits up to `timeout` seconds for other writers.
         Raises OperationalError; what is wrong with the values themselves comes out as it is, nothing done."""
         deadline = time.monotonic() + (self.location.timeout if timeout is None else timeout)
-        _give_way()
+        _give_way(self._sleep)
         with self._busy:
             connection = self._opened_connection()
             try:
@@ -287,7 +294,7 @@ class Database:
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` on one consistent state of the database. Writers don't keep it waiting."""
-        _give_way()
+        _give_way(self._sleep)
         with self._busy:
             connection = self._opened_connection()
 
@@ -306,7 +313,7 @@ class Database:
 
     def version(self) -> tuple[int, int]:
         """Differs when another connection, or this one, has changed the database. Costs some microseconds."""
-        _give_way()
+        _give_way(self._sleep)
         with self._busy:
             connection = self._opened_connection()
             try:
@@ -353,7 +360,7 @@ class Database:
         """After a fork that Python did not see begin (uWSGI's): be rid of the parent's connection before one of our
         own is opened, which would otherwise share its locks, and so have none. One that was in use is left alone."""
         connection, self._connection = self._connection, None
-        self._busy = threading.RLock()
+        self._busy = self._lock()
         if connection is not None and connection.in_transaction:
             _inherited.append(connection)
         elif connection is not None:
@@ -402,11 +409,10 @@ def _before_fork() -> None:
         database.before_fork()
 
 
-def _give_way() -> None:
+def _give_way(sleep: Callable[[float], object]) -> None:
     """Let a fork that is waiting for us be done first: a lock alone is not fair, and a busy thread would starve it."""
-    if _forking:
-        with _fork_lock:
-            pass
+    while _forking:
+        sleep(0.0005)
 
 
 def _after_fork() -> None:

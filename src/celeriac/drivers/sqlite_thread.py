@@ -1,16 +1,19 @@
-"""The thread that owns a database on the asynchronous side, so that a slow disk never stops the loop."""
+"""The thread that owns a database on the asynchronous side, so that a slow disk never stops the loop.
+
+It is a thread of the operating system also where gevent or eventlet has patched the standard library: under the sync
+API its loop runs in such a thread too, where no hub would ever start a greenlet.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import queue
-import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from celeriac.drivers.sqlite import WAL_LIMIT, Database, Location
+from celeriac.drivers.unpatched import unpatched
 
 T = TypeVar("T")
 
@@ -20,9 +23,9 @@ class DatabaseThread:
 
     def __init__(self, location: Location, wal_limit: int = WAL_LIMIT) -> None:
         self.location = location
-        self._database = Database(location, wal_limit)
-        self._jobs: queue.SimpleQueue[Callable[[Database], None] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._database = Database(location, wal_limit, native=True)
+        self._jobs: Any = None
+        """The queue of the thread that runs; None: none does."""
         self._pid = os.getpid()
 
     async def run(self, work: Callable[[Database], T]) -> T:
@@ -44,26 +47,31 @@ class DatabaseThread:
 
     def submit(self, job: Callable[[Database], None]) -> None:
         """Have the thread do a job that looks after its own outcome and raises nothing."""
-        if self._pid != os.getpid():  # forked: the thread has stayed behind, with its jobs
-            self._pid, self._thread, self._jobs = os.getpid(), None, queue.SimpleQueue()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="celeriac-sqlite", daemon=True)
-            self._thread.start()
+        if self._jobs is None or self._pid != os.getpid():  # forked: the thread has stayed behind, with its jobs
+            self._pid, self._jobs = os.getpid(), unpatched("queue", "SimpleQueue")()
+            unpatched("_thread", "start_new_thread")(self._work, (self._jobs,))
         self._jobs.put(job)
 
-    def _work(self) -> None:
-        jobs = self._jobs
+    def _work(self, jobs: Any) -> None:
         while (job := jobs.get()) is not None:
             job(self._database)
             del job  # or its message would stay in memory until the next one
-        self._database.close()
 
     async def close(self) -> None:
         """Finish what was asked for and close the connection. The next use starts anew."""
-        thread, self._thread = self._thread, None
-        if thread is not None and self._pid == os.getpid():
-            self._jobs.put(None)
-            await asyncio.to_thread(thread.join)
+        if self._jobs is None or self._pid != os.getpid():
+            return
+        loop = asyncio.get_running_loop()
+        closed: asyncio.Future[None] = loop.create_future()
+
+        def last(database: Database) -> None:
+            database.close()
+            call(loop, lambda: deliver(closed, None, None))
+
+        jobs, self._jobs = self._jobs, None
+        jobs.put(last)
+        jobs.put(None)
+        await closed
 
 
 def call(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:

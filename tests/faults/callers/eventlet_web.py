@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
-"""An eventlet-patched web process: 50 green threads send and get."""
+"""An eventlet-patched web process: 50 green threads send and get; then it revokes a task and asks the workers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import eventlet
 
 eventlet.monkey_patch()
 
-from tasks import echo, work  # noqa: E402
+from tasks import app, echo, work  # noqa: E402
 
 ticks = 0
 
@@ -32,4 +32,11 @@ assert all(pool.imap(request, range(50)))
 before = ticks
 work.delay(1.0).get(timeout=30)
 assert ticks - before > 20, "waiting for a result stopped the other green threads"
+before = ticks
+revoked = echo.apply_async(("too late",), countdown=3600)
+revoked.revoke()
+found = app.control.inspect().revoked()
+assert found, "no worker has answered"
+assert all(revoked.id in ids for ids in found.values()), found
+assert ticks - before > 20, "remote control stopped the other green threads"
 print("all right")

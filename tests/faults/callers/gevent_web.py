@@ -1,6 +1,7 @@
 # mypy: ignore-errors
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
-"""A gevent-patched web process: 50 greenlets send and get while the process also runs an event loop."""
+"""A gevent-patched web process: 50 greenlets send and get while the process also runs an event loop; then it revokes a
+task and asks the workers."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import asyncio  # noqa: E402
 import time  # noqa: E402
 
 import gevent  # noqa: E402
-from tasks import echo, work  # noqa: E402
+from tasks import app, echo, work  # noqa: E402
 
 
 def request(number: int) -> bool:
@@ -48,4 +49,11 @@ assert loop.value == "from the loop"
 before, began = ticks, time.monotonic()
 work.delay(1.0).get(timeout=30)
 assert ticks - before > 20 * (time.monotonic() - began), "waiting for a result stopped the other greenlets"
+before, began = ticks, time.monotonic()
+revoked = echo.apply_async(("too late",), countdown=3600)
+revoked.revoke()
+found = app.control.inspect().revoked()
+assert found, "no worker has answered"
+assert all(revoked.id in ids for ids in found.values()), found
+assert ticks - before > 20 * (time.monotonic() - began), "remote control stopped the other greenlets"
 print("all right")
