@@ -42,6 +42,15 @@ def test_a_named_broker_keeps_no_results() -> None:
     assert make(backend="memory://b").wiring.broker_url == "sqlite://"
 
 
+def test_the_profile_celery_has_celerys_broker() -> None:
+    """Without a URL it is RabbitMQ on this machine, which is refused as one that is named; a URL is used as ever."""
+    app = make(profile="celery")
+    assert (app.wiring.broker_url, app.wiring.broker_read_url) == ("amqp://guest@localhost//",) * 2
+    with pytest.raises(ImproperlyConfigured, match=r"RabbitMQ .* is not supported in this version; use redis://"):
+        app.send_task("t")
+    assert make(profile="celery", broker="memory://").wiring.broker_url == "memory://"
+
+
 def test_the_environment_beats_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four variables, as Celery has them."""
     monkeypatch.setenv("CELERY_BROKER_URL", "memory://env")

@@ -19,6 +19,8 @@ log = logging.getLogger("celeriac.app")
 
 DEFAULT_URL = "sqlite://"
 """Broker and result backend where no broker is named: a file in the project."""
+CELERY_URL = "amqp://guest@localhost//"
+"""Broker where none is named and the profile is Celery's."""
 
 
 class Wire(NamedTuple):
@@ -114,12 +116,16 @@ class Wiring:
     @property
     def broker_url(self) -> str:
         """Where messages are sent."""
-        return _one(self._conf["broker_write_url"], "broker_url") or DEFAULT_URL
+        return _one(self._conf["broker_write_url"], "broker_url") or self._default_url
 
     @property
     def broker_read_url(self) -> str:
         """Where a worker gets messages from."""
-        return _one(self._conf["broker_read_url"], "broker_url") or DEFAULT_URL
+        return _one(self._conf["broker_read_url"], "broker_url") or self._default_url
+
+    @property
+    def _default_url(self) -> str:
+        return CELERY_URL if self._conf["profile"] == "celery" else DEFAULT_URL
 
     @property
     def backend_url(self) -> str | None:
