@@ -13,6 +13,7 @@ import pytest
 from celeriac.app import wiring
 from celeriac.app.app import Celeriac
 from celeriac.errors import ImproperlyConfigured
+from celeriac.model.queues import Exchange, Queue
 from tests.app.conftest import Broker
 
 
@@ -113,6 +114,39 @@ def test_options_of_the_transport() -> None:
     }
     assert options["celery_peers"] is True
     assert app.wiring.backend_options() == {"global_keyprefix": "p_", "password": "pw", "socket_timeout": 7}
+
+
+def test_the_limit_of_dead_letters() -> None:
+    """The setting reaches every broker's adapter, unless the transport's own option says something else."""
+
+    def limits(**settings: Any) -> list[int]:
+        redis, sqlite, memory = (
+            make(broker=url, **settings).broker() for url in ("redis://h", "sqlite:///x.db", "memory://limits")
+        )
+        return [redis.layout.dead_limit, sqlite._dead_limit, memory._dead_limit]  # type: ignore[attr-defined]
+
+    assert limits() == [100_000] * 3
+    assert limits(dead_letter_limit=7) == [7] * 3
+    assert limits(dead_letter_limit=0) == [0] * 3
+    assert limits(dead_letter_limit=7, broker_transport_options={"dead_letter_limit": 8}) == [8] * 3
+    for wrong in (-1, "many"):
+        with pytest.raises(ImproperlyConfigured, match="dead_letter_limit must be a number"):
+            limits(dead_letter_limit=wrong)
+
+
+def test_bindings_follow_the_queues() -> None:
+    """Queues that are set or made after the connection are bound as they are configured, on both sides."""
+    app = make(broker="redis://h")
+    layouts = [app.wiring.sender.layout, app.broker().layout]  # type: ignore[attr-defined]
+    app.conf.task_queues = [Queue("q", Exchange("media", "topic"), "video.#")]
+    app.conf.task_create_missing_queue_exchange_type = "topic"
+    _ = app.queues["new"]
+    for layout in layouts:
+        keys = [words[1:] for words in layout.declaration(["q", "new"]) if "binding." in str(words[1])]
+        assert keys == [
+            ("_kombu.binding.media", "video.#\x06\x16^video\\..*?$\x06\x16q"),
+            ("_kombu.binding.new", "new\x06\x16^new$\x06\x16new"),
+        ]
 
 
 def test_several_urls(caplog: pytest.LogCaptureFixture) -> None:

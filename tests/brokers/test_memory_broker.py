@@ -12,10 +12,11 @@ import pytest
 from celeriac.backends.memory import MemoryBackend
 from celeriac.brokers.memory import MemoryBroker, MemorySender, MemoryServer
 from celeriac.brokers.topics import hears
-from celeriac.model.message import Demand
+from celeriac.model.message import Dead, Demand
+from celeriac.ports import Place
 from celeriac.testing.contract_broker import BrokerContract, BusContract, SenderContract
 from celeriac.testing.contract_consumer import ConsumerContract
-from celeriac.testing.rigs import BrokerRig, done, envelope, in_loop, names
+from celeriac.testing.rigs import BrokerRig, done, envelope, in_loop, name_of, names
 
 
 class MemoryRig(BrokerRig):
@@ -71,6 +72,22 @@ class TestMemoryConsumer(_Rigged, ConsumerContract):
             before = time.monotonic()
             await consumer.wait()
             assert time.monotonic() - before < 0.6
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(2, ["3", "4"]), (0, ["0", "1", "2", "3", "4"])])
+def test_the_limit_of_dead_letters(limit: int, kept: list[str]) -> None:
+    """Beyond it the oldest go; 0 is none."""
+
+    async def story() -> None:
+        broker = MemoryBroker(MemoryServer("limit"), {"dead_letter_limit": limit})
+        async with broker.subscribe(["q"], epoch="a", lease=30.0) as consumer:
+            await broker.publish([envelope(f"{n}") for n in range(5)])
+            turn = await consumer.cycle((), Demand(5))
+            await consumer.cycle([done(delivery.receipt, Dead("bad")) for delivery in turn.deliveries], Demand(0))
+            items = (await broker.browse(Place.DEAD, "q", 10)).items
+            assert [name_of(item.blob) for item in items] == kept
+
+    asyncio.run(story())
 
 
 def test_loops_in_threads_share_a_server() -> None:

@@ -438,6 +438,22 @@ def test_absurd_times(tmp_path: Path, due: float) -> None:
     asyncio.run(story())
 
 
+def test_dead_letters_without_limit(tmp_path: Path) -> None:
+    """The limit 0 is none: all are kept."""
+
+    async def story() -> None:
+        broker = SqliteBroker(f"sqlite:///{tmp_path}/x.db?synchronous=normal", {"dead_letter_limit": 0})
+        async with broker.subscribe(["q"], epoch="a", lease=1e6) as consumer:
+            await broker.publish([envelope(f"{n}") for n in range(5)])
+            await settle(consumer, *(done(delivery.receipt, Dead("bad")) for delivery in await claim(consumer, 5)))
+            consumer._tidied = -1e9
+            await consumer.renew(())
+            assert (await broker.count("q")).dead == 5
+        await broker.close()
+
+    asyncio.run(story())
+
+
 def test_old_things_are_swept_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Expired results, cancellations, publish ids, answers that nobody came for and too many dead letters do not stay
     in the file, also behind a result that stays."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -93,6 +93,22 @@ def find_wire(url: str, setting: str) -> Wire:
 
 
 T = TypeVar("T")
+
+
+class _Bindings(Mapping[str, Any]):
+    """The bindings as they are when they are asked for: a queue may be made, or set, after the adapter was."""
+
+    def __init__(self, bindings: Callable[[], Mapping[str, Any]]) -> None:
+        self._now = bindings
+
+    def __getitem__(self, queue: str) -> Any:
+        return self._now()[queue]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._now())
+
+    def __len__(self) -> int:
+        return len(self._now())
 
 
 class Wiring:
@@ -195,7 +211,8 @@ class Wiring:
         wire = find_wire(url, "broker_url" if of_broker else "result_backend")
         made = _adapter(wire.broker if of_broker else wire.backend, wire.prefix + kind)
         if wire is _MEMORY:
-            return made(memory_server(_name(url)))
+            server = memory_server(_name(url))
+            return made(server, self.broker_options()) if kind == "Broker" else made(server)
         return made(url, self.broker_options() if of_broker else self.backend_options())
 
     # Async side
@@ -255,7 +272,7 @@ class Wiring:
             options.setdefault("socket_connect_timeout", conf["broker_connection_timeout"])
         options.setdefault("celery_peers", conf["celery_peers"])
         options.setdefault("dead_letter_limit", conf["dead_letter_limit"])
-        options.setdefault("queue_bindings", self._bindings())
+        options.setdefault("queue_bindings", _Bindings(self._bindings))
         return options
 
     def backend_options(self) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from celeriac.brokers.dead_letters import DEAD_LETTER_LIMIT, limit_of
 from celeriac.brokers.lease import LeaseWatch
 from celeriac.brokers.losses import begin_anew, count_lost_worker
 from celeriac.brokers.topics import hears
@@ -54,8 +55,10 @@ class MemoryBroker:
         delay=True, lease=True, priority=True, fanout=True, durable=False, idempotent_publish=True, peers=False
     )
 
-    def __init__(self, server: MemoryServer) -> None:
+    def __init__(self, server: MemoryServer, options: Mapping[str, Any] | None = None) -> None:
+        """Raises ImproperlyConfigured for an option that can't be used."""
         self.server = server
+        self._dead_limit = limit_of(options or {})
 
     def describe(self) -> str:
         """`memory://name`."""
@@ -68,7 +71,7 @@ class MemoryBroker:
     @asynccontextmanager
     async def subscribe(self, queues: Sequence[str], *, epoch: str, lease: float) -> AsyncIterator[MemoryConsumer]:
         """A Consumer of these queues, with a lease in the name of `epoch`."""
-        consumer = MemoryConsumer(self.server, queues, epoch, lease)
+        consumer = MemoryConsumer(self.server, queues, epoch, lease, self._dead_limit)
         try:
             yield consumer
         finally:
@@ -277,8 +280,11 @@ def _call(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> No
 class MemoryConsumer:
     """A worker's claim on some queues of a MemoryServer."""
 
-    def __init__(self, server: MemoryServer, queues: Sequence[str], epoch: str, lease: float) -> None:
+    def __init__(
+        self, server: MemoryServer, queues: Sequence[str], epoch: str, lease: float, dead_limit: int = DEAD_LETTER_LIMIT
+    ) -> None:
         self._server = server
+        self._dead_limit = dead_limit
         self._queues = list(queues)
         self._epoch = epoch
         self._lease = lease
@@ -340,7 +346,7 @@ class MemoryConsumer:
                     check_envelope(envelope)
             except (UnicodeError, TypeError) as error:
                 if entry is not None:
-                    self._server.bury(entry, str(error))
+                    self._server.bury(entry, str(error), self._dead_limit)
                 verdicts.append(Verdict(False, error=str(error)))
                 continue
             if completion.store is not None:
@@ -375,7 +381,7 @@ class MemoryConsumer:
             case Park(key=key):
                 server.queue(entry.queue).parked.setdefault(key, deque()).append(entry)
             case Dead(reason=reason):
-                server.bury(entry, reason)
+                server.bury(entry, reason, self._dead_limit)
 
     def _claim(self, queues: list[Queue], want: Demand) -> tuple[list[Delivery], bool]:
         server = self._server

@@ -16,7 +16,8 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from celeriac.brokers import sqlite_places
-from celeriac.brokers.sqlite_consumer import DEAD_LETTER_LIMIT, SqliteConsumer
+from celeriac.brokers.dead_letters import limit_of
+from celeriac.brokers.sqlite_consumer import SqliteConsumer
 from celeriac.brokers.sqlite_sender import SqliteSender, publish_all
 from celeriac.brokers.topics import hears
 from celeriac.drivers.doorbell import Bells
@@ -44,7 +45,7 @@ class SqliteBroker:
         self._clock = clock
         self._database = DatabaseThread(self.location)
         self._bells = Bells(self.location.path)
-        self._dead_limit = int(str(options.get("dead_letter_limit") or DEAD_LETTER_LIMIT))
+        self._dead_limit = limit_of(options)
         self._publishes: deque[tuple[Sequence[Envelope], asyncio.Future[None]]] = deque()
         self._flushing = False
 

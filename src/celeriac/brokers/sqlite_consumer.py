@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from sqlite3 import Connection
 
 from celeriac.brokers import sqlite_leases, sqlite_places, sqlite_queue
+from celeriac.brokers.dead_letters import DEAD_LETTER_LIMIT
 from celeriac.brokers.lease import LeaseWatch
 from celeriac.drivers.doorbell import Bells
 from celeriac.drivers.listener import Listener
@@ -18,8 +19,6 @@ from celeriac.drivers.sqlite_thread import DatabaseThread
 from celeriac.model.message import Completion, Delivery, Demand, Receipt, Requeue, Return, Turn, Verdict
 
 log = logging.getLogger("celeriac.sqlite")
-DEAD_LETTER_LIMIT = 100_000
-"""So many dead letters are kept for each queue; beyond it the oldest goes."""
 _GIVING_BACK = frozenset({Return, Requeue})
 _TIDY_SECONDS = 30.0
 _TIDY_BUDGET = 0.2

@@ -196,7 +196,7 @@ def queues(connection: sqlite3.Connection) -> list[str]:
 
 def tidy(connection: sqlite3.Connection, now: float, dead_limit: int) -> dict[str, int]:
     """Delete what is of no use any more: what is over, answers that nobody came for, and the oldest dead letters of a
-    queue that has more than so many. Returns how many of these went, by queue. Results have a Sweeper of their own."""
+    queue that has more than so many (0: no limit). Returns how many of these went, by queue. Results have a Sweeper."""
     over = int(now * 1e6)
     connection.execute("DELETE FROM celeriac_published WHERE until <= ?", (over,))
     connection.execute("DELETE FROM celeriac_cancelled WHERE until <= ?", (over,))
@@ -207,7 +207,9 @@ def tidy(connection: sqlite3.Connection, now: float, dead_limit: int) -> dict[st
         remove(connection, Place.READY, queue, [str(answer) for (answer,) in answers])
         if not has_ready(connection, [queue]):
             connection.execute("DELETE FROM celeriac_queues WHERE name = ?", (queue,))
-    gone = {}
+    gone: dict[str, int] = {}
+    if not dead_limit:
+        return gone
     many = "SELECT queue, count(*) FROM celeriac_dead GROUP BY queue HAVING count(*) > ?"
     for queue, number in connection.execute(many, (dead_limit,)).fetchall():
         oldest = "SELECT id FROM celeriac_dead WHERE queue = ? ORDER BY died, id LIMIT ?"

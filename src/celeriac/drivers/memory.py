@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from celeriac.drivers.publish_ids import KNOWN_SECONDS, can_come_again
 from celeriac.model.message import DONE, LOST, Envelope, Store, Verdict
 
-DEAD_LETTER_LIMIT = 100_000
-"""So many dead letters are kept for each queue."""
 _SWEEP_EVERY = 1000
 
 
@@ -152,11 +150,11 @@ class MemoryServer:
         for entry in reversed(due):
             self.ready(entry, head=True)
 
-    def bury(self, entry: Entry, reason: str) -> None:
-        """Put an entry among the dead letters of its queue. Beyond the limit the oldest goes."""
+    def bury(self, entry: Entry, reason: str, limit: int) -> None:
+        """Put an entry among the dead letters of its queue. Beyond the limit (0: none) the oldest go."""
         dead = self.queue(entry.queue).dead
         dead[entry.id] = (reason, entry)
-        if len(dead) > DEAD_LETTER_LIMIT:
+        while 0 < limit < len(dead):
             _, oldest = dead.pop(next(iter(dead)))
             self.end(oldest)
 

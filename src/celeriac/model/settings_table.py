@@ -48,7 +48,7 @@ CELERY: tuple[tuple[str, str, Any, str, str], ...] = (
     ("broker_port", "int", None, "=", "Port of the broker, where no broker_url is given."),
     ("broker_read_url", "any", None, "=", "URL from which workers consume; None: broker_url."),
     ("broker_transport", "string", None, "=", "Scheme of the broker, where broker_url names none."),
-    ("broker_transport_options", "dict", {}, "=", "Options of the broker's adapter, such as global_keyprefix or priority_steps."),
+    ("broker_transport_options", "dict", {}, "=", "Options of the broker's adapter, such as global_keyprefix or priority_steps; on Redis also queue_bindings (queue -> [(exchange, routing key, pattern)]), which otherwise follow task_queues."),
     ("broker_url", "any", None, "=", "URL of the broker, or several (a list, or separated by `;`) to fail over between."),
     ("broker_use_ssl", "any", False, "=", "True, or a dict of TLS options (keyfile, certfile, ca_certs, cert_reqs; with Redis each with ssl_ in front)."),
     ("broker_user", "string", None, "=", "User at the broker, where no broker_url is given."),
@@ -226,7 +226,7 @@ CELERY: tuple[tuple[str, str, Any, str, str], ...] = (
 
 OWN: tuple[tuple[str, str, Any, str, str], ...] = (
     ("celery_peers", "bool", True, "", "Celery may stand on the other side: future tasks go over the queue with their eta header. False: straight to the broker's schedule."),
-    ("dead_letter_limit", "int", 100_000, "", "Dead letters kept for each queue; beyond it the oldest goes."),
+    ("dead_letter_limit", "int", 100_000, "", "Dead letters kept for each queue; beyond it the oldest goes. 0: all are kept."),
     ("profile", "string", "safe", "", "Which defaults hold: `safe` (nothing is lost when a process dies) or `celery` (Celery's, exactly)."),
     ("task_child_loss_cap", "int", 3, "", "How often a child may be lost while it ran a message, before the message goes to the dead letters."),
     ("task_default_retry_delay", "float", 180.0, "", "Seconds until a retry of tasks that have no default_retry_delay."),

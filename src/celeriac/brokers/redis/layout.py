@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from celeriac.brokers.dead_letters import limit_of
 from celeriac.drivers.redis.protocol import Words
 from celeriac.drivers.redis.url import flag
 from celeriac.errors import ImproperlyConfigured, LayoutTooNew
@@ -22,8 +23,6 @@ STEPS = (0, 3, 6, 9)
 """kombu's default priority steps."""
 SEPARATOR = "\x06\x16"
 """Between a queue and its step, and inside members of binding sets."""
-DEAD_LIMIT = 100_000
-"""Dead letters kept for a queue before the oldest go."""
 LPUSH_VALUES = 64
 """Messages in one LPUSH: enough to be cheap, few enough not to hold the server up."""
 LPUSH_BYTES = 4 << 20
@@ -47,7 +46,7 @@ class Layout:
                 f"queue_order_strategy must be round_robin, priority or sorted, not {self.strategy!r}"
             )
         self.peers = flag(options, "celery_peers", True)
-        self.dead_limit = int(get("dead_letter_limit") or DEAD_LIMIT)
+        self.dead_limit = limit_of(options)
         self.unacked = self.prefix + str(get("unacked_key") or "unacked")
         self.unacked_index = self.prefix + str(get("unacked_index_key") or "unacked_index")
         self.unacked_mutex = self.prefix + str(get("unacked_mutex_key") or "unacked_mutex")
