@@ -226,6 +226,16 @@ def _ready(process: Process, timeout: float | None) -> Process:
     return process
 
 
+def celery_says(code: str) -> str:
+    """What a piece of code prints under the Python that has real Celery. celeriac's source is on its path: its model
+    needs nothing but Python. Raises CalledProcessError when it fails."""
+    env = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    found = subprocess.run(
+        [celery_python(), "-c", code], env=env, stdout=subprocess.PIPE, text=True, timeout=60, check=True
+    )
+    return found.stdout
+
+
 def celery_python() -> str:
     """The Python that has real Celery: CELERIAC_CELERY_PYTHON, else `.venv-celery` at the top of the repository. Raises
     AssertionError when there is none."""

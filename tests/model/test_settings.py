@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 from datetime import timedelta
@@ -26,6 +27,7 @@ from celeriac.model.settings import (
     nearest,
     seconds,
 )
+from tests.processes import celery_says
 
 KINDS = {"bool", "int", "float", "string", "bytes", "list", "tuple", "dict", "any"}
 PYTHON = {
@@ -61,10 +63,12 @@ def test_old_names_are_unique() -> None:
 
 
 def test_defaults_are_celerys() -> None:
-    """Where Celery is installed: the same keys, old names and defaults."""
-    theirs = pytest.importorskip("celery.app.defaults")
-    assert set(theirs.DEFAULTS) == {key for key, setting in SETTINGS.items() if not setting.own}
-    for key, default in theirs.DEFAULTS.items():
+    """The same keys, old names and defaults as in Celery itself."""
+    code = "import celery.app.defaults as d, pickle; print(pickle.dumps((d.DEFAULTS, d._TO_NEW_KEY)).hex())"
+    theirs, old_names = pickle.loads(bytes.fromhex(celery_says(code)))
+    assert set(theirs) == {key for key, setting in SETTINGS.items() if not setting.own}
+    assert old_names == OLD_NAMES
+    for key, default in theirs.items():
         assert SETTINGS[key].default == default, key
         assert defaults("celery")[key] == default, key
 
