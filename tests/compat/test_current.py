@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import pickle
 import threading
 from typing import Any
@@ -141,6 +142,10 @@ def test_loggers() -> None:
     """Tasks' loggers hang below `celery.task`."""
     assert get_task_logger("some.module").parent is get_task_logger("other.module").parent
     assert get_task_logger("some.module").parent.name == "celery.task"  # type: ignore[union-attr]
+    assert get_task_logger("some.module.below").parent is get_task_logger("some.module")
+    assert get_logger("third.module").parent is logging.root
+    get_logger("third")
     assert get_logger("third.module").parent.name == "celery"  # type: ignore[union-attr]
+    assert get_task_logger("third.module").parent.name == "celery.task"  # type: ignore[union-attr]
     with pytest.raises(RuntimeError, match="__name__"):
         get_task_logger("celery.task")

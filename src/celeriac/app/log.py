@@ -1,4 +1,7 @@
-"""Logging of a worker. Celery's loggers and formats, but the root logger is left alone when somebody has set it up."""
+"""Logging of a worker. Celery's loggers and formats, but the root logger is left alone when somebody has set it up.
+
+As in Celery a line has the format of tasks when its logger hangs below `celery.task`, whatever the logger's name.
+"""
 
 from __future__ import annotations
 
@@ -16,27 +19,31 @@ TASK_FORMAT = "[%(asctime)s: %(levelname)s/%(processName)s] %(task_name)s[%(task
 COLORS = {"DEBUG": 34, "WARNING": 33, "ERROR": 31, "CRITICAL": 35}
 
 
-class TaskFormatter(logging.Formatter):
-    """Fills `task_id` and `task_name`; outside a task both are `???`, as in Celery."""
+class ColorFormatter(logging.Formatter):
+    """Colours a line by its level."""
+
+    def __init__(self, fmt: str | None = None, use_color: bool = True, datefmt: str | None = None) -> None:
+        super().__init__(fmt, datefmt)
+        self.use_color = use_color
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        number = COLORS.get(record.levelname) if self.use_color else None
+        return f"\x1b[{number}m{text}\x1b[0m" if number else text
+
+
+class TaskFormatter(ColorFormatter):
+    """Fills `task_id` and `task_name`; outside a task both are `???` unless the record has them, as in Celery."""
 
     def format(self, record: logging.LogRecord) -> str:
         request = context.current.get()
-        record.__dict__.setdefault("task_id", getattr(request, "id", None) or "???")
-        record.__dict__.setdefault("task_name", getattr(request, "task", None) or "???")
+        task_id, task_name = getattr(request, "id", None), getattr(request, "task", None)
+        if task_id and task_name:
+            record.__dict__.update(task_id=task_id, task_name=task_name)
+        else:
+            record.__dict__.setdefault("task_id", "???")
+            record.__dict__.setdefault("task_name", "???")
         return super().format(record)
-
-
-class _Router(logging.Formatter):
-    """One handler for all: lines of `celery.task` loggers in the task format, others in the worker's."""
-
-    def __init__(self, plain: logging.Formatter, task: logging.Formatter, color: bool) -> None:
-        super().__init__()
-        self._plain, self._task, self._color = plain, task, color
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = (self._task if record.name.startswith("celery.task") else self._plain).format(record)
-        number = COLORS.get(record.levelname) if self._color else None
-        return f"\x1b[{number}m{text}\x1b[0m" if number else text
 
 
 def level_number(name: str | int) -> int:
@@ -53,38 +60,34 @@ def setup(conf: Any, loglevel: str | int, logfile: str | None = None, color: boo
     """Set logging up for a worker's process. Does nothing when the `setup_logging` signal has a receiver; sets only the
     level of celeriac's and Celery's loggers when the root logger has handlers already."""
     level = level_number(loglevel)
-    answers = telemetry.setup_logging.send(None, loglevel=level, logfile=logfile, format=WORKER_FORMAT, colorize=color)
+    plain, own = conf.worker_log_format or WORKER_FORMAT, conf.worker_task_log_format or TASK_FORMAT
+    answers = telemetry.setup_logging.send(None, loglevel=level, logfile=logfile, format=plain, colorize=color)
     if answers:
         return
     for name in ("celeriac", "celery", "celery.task"):
         logging.getLogger(name).setLevel(level)
-    root = logging.getLogger()
+    root, tasks = logging.getLogger(), logging.getLogger("celery.task")
     if not root.handlers:
-        handler: logging.Handler = logging.FileHandler(logfile) if logfile else logging.StreamHandler(sys.stderr)
         if color is None:
             color = conf.worker_log_color
         if color is None:
             color = not logfile and sys.stderr.isatty()
-        handler.setFormatter(
-            _Router(
-                logging.Formatter(conf.worker_log_format or WORKER_FORMAT, conf.worker_log_datefmt),
-                TaskFormatter(conf.worker_task_log_format or TASK_FORMAT, conf.worker_task_log_datefmt),
-                bool(color),
-            )
-        )
-        standard = conf.worker_log_format in (None, WORKER_FORMAT) and not conf.worker_log_datefmt
-        if standard and not logfile and not color:
+        handler = _handler(logfile, ColorFormatter(plain, bool(color), conf.worker_log_datefmt))
+        if plain == WORKER_FORMAT and not conf.worker_log_datefmt and not logfile and not color:
             setattr(handler, PLAIN_FD, 2)  # children may write their own lines without a log record for each
         root.addHandler(handler)
         root.setLevel(level)
-    telemetry.after_setup_logger.send(
-        None, logger=root, loglevel=level, logfile=logfile, format=WORKER_FORMAT, colorize=color
-    )
-    telemetry.after_setup_task_logger.send(
-        None,
-        logger=logging.getLogger("celery.task"),
-        loglevel=level,
-        logfile=logfile,
-        format=TASK_FORMAT,
-        colorize=color,
-    )
+        if all(isinstance(handler, logging.NullHandler) for handler in tasks.handlers):
+            tasks.addHandler(_handler(logfile, TaskFormatter(own, bool(color), conf.worker_task_log_datefmt)))
+        tasks.propagate = False  # its lines have a handler, and so a format, of their own
+    for signal, logger, format_ in (
+        (telemetry.after_setup_logger, root, plain),
+        (telemetry.after_setup_task_logger, tasks, own),
+    ):
+        signal.send(None, logger=logger, loglevel=level, logfile=logfile, format=format_, colorize=color)
+
+
+def _handler(logfile: str | None, formatter: logging.Formatter) -> logging.Handler:
+    handler: logging.Handler = logging.FileHandler(logfile) if logfile else logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    return handler

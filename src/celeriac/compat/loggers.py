@@ -11,19 +11,23 @@ task_logger = logging.getLogger("celery.task")
 
 
 def get_logger(name: str) -> logging.Logger:
-    """A logger whose parent is `celery`, unless it has another one."""
-    return _under(name, logging.getLogger("celery"))
+    """The logger of this name. One that has a logger above it hangs below `celery`, as Celery has it."""
+    logger = logging.getLogger(name)
+    return logger if logger.parent in (None, logging.root) else _under(logger, logging.getLogger("celery"))
 
 
 def get_task_logger(name: str) -> logging.Logger:
-    """The logger for the tasks of a module: its parent is `celery.task`."""
+    """The logger for the tasks of a module: it hangs below `celery.task`."""
     if name in ("celery", "celery.task"):
         raise RuntimeError(f"the logger name {name!r} is Celery's own: use __name__")
-    return _under(name, task_logger)
+    return _under(get_logger(name), task_logger)
 
 
-def _under(name: str, parent: logging.Logger) -> logging.Logger:
-    logger = logging.getLogger(name)
-    if logger.parent is logging.root and logger is not parent and logger.name != "celery":
-        logger.parent = parent
+def _under(logger: logging.Logger, above: logging.Logger) -> logging.Logger:
+    found: logging.Logger | None = logger
+    while found is not None:
+        if found is above:
+            return logger
+        found = found.parent
+    logger.parent = above
     return logger

@@ -218,7 +218,7 @@ CELERY: tuple[tuple[str, str, Any, str, str], ...] = (
     ("worker_soft_shutdown_timeout", "float", 0.0, "CELERYD_SOFT_SHUTDOWN_TIMEOUT", "Seconds that running tasks get before a cold shutdown; 0: none."),
     ("worker_state_db", "string", None, "CELERYD_STATE_DB", "File in which the worker keeps revoked task ids; None: none."),
     ("worker_task_log_datefmt", "string", None, "CELERYD_TASK_LOG_DATEFMT", "Format of dates in the log of tasks; None: that of logging."),
-    ("worker_task_log_format", "string", _TASK_LOG, "CELERYD_TASK_LOG_FORMAT", "Format of lines that are logged inside a task."),
+    ("worker_task_log_format", "string", _TASK_LOG, "CELERYD_TASK_LOG_FORMAT", "Format of lines of the loggers of tasks: those below `celery.task`, as get_task_logger gives them."),
     ("worker_timer", "string", None, "CELERYD_TIMER", "Accepted for old configurations; the worker's loop has its own timer."),
     ("worker_timer_precision", "float", 1.0, "CELERYD_TIMER_PRECISION", "Accepted for old configurations; timers here are exact."),
 )  # fmt: skip
