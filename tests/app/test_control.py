@@ -196,11 +196,14 @@ def test_in_a_child(app: Celeriac) -> None:
         asked: list[Any] = []  # noqa: RUF012
 
         def ask(self, op: str, args: Any, timeout: float | None = None) -> Any:
-            self.asked.append((op, args[0], notice.read_request(args[2]).method))
+            self.asked.append((op, *args) if op == "cancel" else (op, args[0], notice.read_request(args[2]).method))
 
     line = Line()
     app.use_parent(line)
     app.control.revoke("x")
-    assert line.asked == [("broadcast", "celery.pidbox", "revoke")]
+    told = ("broadcast", "celery.pidbox", "revoke")
+    assert line.asked == [("cancel", ["x"], 3 * 86400.0), told]
+    app.control.terminate(["x", "y"], signal="SIGINT")
+    assert line.asked[2:] == [("cancel", ["x", "y", "x\0SIGINT", "y\0SIGINT"], 3 * 86400.0), told]
     with pytest.raises(RuntimeError, match="reply=True"):
         app.control.ping()

@@ -54,6 +54,33 @@ def test_a_quiet_retry_is_sent_at_once(site: Site) -> None:
     assert [mark.note for mark in site.ledger.of("start", task)] == ["0", "1"]
 
 
+@pytest.mark.parametrize("pool", [*POOLS, "gevent", "eventlet", "--in-process"])
+def test_what_a_task_revokes_is_stored_in_the_broker(site: Site, pool: str) -> None:
+    """From a function and from a coroutine, with and without `terminate`: before `revoke` has returned."""
+    options = {"solo": ["-P", pool], "--in-process": [pool]}.get(pool, ["-P", pool, "-c", "2"])
+    site.worker(*options)
+    tasks = [site.send(name, f"{name}-1", f"{name}-2") for name in ("revokes", "arevokes")]
+    site.wait_finished(20.0)
+    assert [site.documents([task])[task]["status"] for task in tasks] == ["SUCCESS", "SUCCESS"]
+    _, stored = site.ask(lambda broker: broker.cancelled())
+    assert stored == {f"{name}{end}" for name in ("revokes", "arevokes") for end in ("-1", "-2", "-2\0SIGTERM")}
+
+
+def test_what_a_task_revokes_needs_no_broadcast(broker: str, make_site: MakeSite) -> None:
+    """Workers that hear no commands, as one that is down just then: what waits never runs, what runs is terminated."""
+    site = make_site(broker, settings={"worker_enable_remote_control": False})
+    site.worker("-c", "2")
+    late = site.send("work", queue="later")
+    running = site.send("work", 60.0)
+    until(lambda: site.ledger.of("start", running), 10.0, "it runs")
+    site.send("revokes", late, running)
+    site.worker("-c", "1", "-Q", "later")
+    site.wait_finished(15.0)
+    found = site.documents([late, running])
+    assert [found[task]["status"] for task in (late, running)] == ["REVOKED", "REVOKED"]
+    assert not site.ledger.of("start", late)
+
+
 @pytest.mark.parametrize("pool", POOLS)
 def test_progress_is_seen_while_a_task_runs(broker: str, make_site: MakeSite, pool: str) -> None:
     """`update_state` reaches readers before the task ends."""

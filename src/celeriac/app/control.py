@@ -48,9 +48,11 @@ class Control:
         OperationalError when the broker could not store that."""
         ids = _ids(task_id)
         signal = signal or "SIGTERM"
-        if not self.app.wiring.in_child:
-            marks = [f"{one}\0{signal}" for one in ids] if terminate else []
-            self._run(self._cancel([*ids, *marks]))
+        entries = [*ids, *(f"{one}\0{signal}" for one in ids)] if terminate else ids
+        if self.app.wiring.in_child:
+            self.app.wiring.cancel(entries, CANCEL_SECONDS)
+        else:
+            self._run(self._cancel(entries))
         arguments = {"task_id": ids if len(ids) != 1 else ids[0], "terminate": terminate, "signal": signal}
         return self.broadcast("revoke", arguments, destination, **how)
 
@@ -83,9 +85,9 @@ class Control:
         arguments = {"headers": dict(headers), "terminate": terminate, "signal": signal}
         return self.broadcast("revoke_by_stamped_headers", arguments, destination, **how)
 
-    async def _cancel(self, ids: list[str]) -> None:
+    async def _cancel(self, entries: list[str]) -> None:
         broker = await self.app.wiring.broker_here()
-        await broker.cancel(ids, CANCEL_SECONDS)
+        await broker.cancel(entries, CANCEL_SECONDS)
 
     # Asking and telling
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -238,6 +238,10 @@ class Wiring:
     def broadcast(self, exchange: str, routing_key: str, payload: bytes) -> None:
         """Send to a fanout exchange, from a child."""
         self._link.ask("broadcast", [exchange, routing_key, payload])
+
+    def cancel(self, entries: Sequence[str], seconds: float) -> None:
+        """Have the broker keep entries of its cancel list for so long, from a child."""
+        self._link.ask("cancel", [list(entries), seconds])
 
     async def broker_here(self) -> Broker:
         """The adapter of the loop that runs, closed when the loop ends."""

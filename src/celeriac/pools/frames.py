@@ -75,6 +75,8 @@ class Ask(IntEnum):
     GROUP_FORGET = 8
     BROADCAST = 9
     """`[exchange, routing key, payload]` -> nil."""
+    CANCEL = 10
+    """`[entries, seconds]` -> nil: the broker keeps these entries of its cancel list for so long."""
 
 
 class Answer(IntEnum):

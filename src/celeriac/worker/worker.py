@@ -31,7 +31,7 @@ log = logging.getLogger("celeriac.worker")
 STALEMATE_SECONDS = 1.0
 """When no seat is free for so long, a task that waits for another one is told that it would wait for ever."""
 ASK_SECONDS = 5.0
-"""Deadline of what a running task asks for (publish, store)."""
+"""Deadline of what a running task asks of the broker."""
 
 
 class Worker:
@@ -233,6 +233,10 @@ class Worker:
                 envelopes = msgspec.convert(args, list[Envelope])
                 async with asyncio.timeout(ASK_SECONDS):
                     await self.broker.publish(envelopes)
+                return None
+            case Ask.CANCEL:
+                async with asyncio.timeout(ASK_SECONDS):
+                    await self.broker.cancel(*args)
                 return None
             case Ask.BROADCAST:
                 if self._bus is not None:

@@ -216,6 +216,20 @@ def retries_quietly(self: Any) -> int:
     return int(self.request.retries)
 
 
+@app.task
+def revokes(first: str, second: str) -> None:
+    """Revoke a task, and another one also if it runs."""
+    app.AsyncResult(first).revoke()
+    app.control.revoke(second, terminate=True)
+
+
+@app.task
+async def arevokes(first: str, second: str) -> None:
+    """As `revokes`, as a coroutine."""
+    await app.control.arevoke(first)
+    await app.control.arevoke(second, terminate=True)
+
+
 @app.task(bind=True)
 def progress(self: Any, path: str) -> None:
     """Say how far it is, then wait for a file."""
