@@ -28,6 +28,9 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
     """Unix seconds of the broker's clock: put it into the durable schedule until then. None: ready now."""
     exchange: str = ""
     routing_key: str = ""
+    once: bool = False
+    """Also a broker that does not remember every publish id remembers this one, for a day: a second envelope of that id
+    is dropped. For what follows from a chord, which another worker may publish again."""
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
@@ -100,14 +103,63 @@ class Store(msgspec.Struct, frozen=True, gc=False):
     """Look first: a stored SUCCESS is never overwritten. Off where no second run is possible."""
 
 
+class Part(msgspec.Struct, frozen=True, gc=False):
+    """A member of a chord has ended, in whatever way. It counts once, also when another run of it gave another result."""
+
+    group: str
+    """The chord's group id."""
+    id: str
+    """The member's task id."""
+    index: int | None
+    """Its place in the header; None: behind all others."""
+    entry: bytes
+    """What Celery keeps of it: `[1, task id, state, result]` in the result serializer's form."""
+    body: bytes
+    """The chord's body as a signature (JSON). Kept with the chord from the first member on."""
+
+    @property
+    def token(self) -> str:
+        """Whose the chord is once this member has completed it; a second run of the same member has the same."""
+        return f"celeriac:{self.id}"
+
+
+class Chord(msgspec.Struct, frozen=True, gc=False):
+    """A chord whose members are about to be published."""
+
+    group: str
+    size: int
+    """How many members there are."""
+    body: bytes
+    """As in Part."""
+    members: tuple[str, ...] = ()
+    """Task ids of those whose end counts, as far as they are known."""
+    structure: bytes = b""
+    """The group's document (`wire.record.group_document`), where a member's result is a group itself."""
+    expires: float | None = None
+    """Seconds after the last movement until it may be forgotten. None: never."""
+
+
+class Fire(msgspec.Struct, frozen=True, gc=False):
+    """What follows from a complete chord, is carried out by whoever holds it: once. Then the chord is done."""
+
+    group: str
+    token: str
+
+
 class Completion(msgspec.Struct, frozen=True, gc=False):
-    """One finished (or given back) delivery, to be carried out as one commit: store, publish, settle."""
+    """One finished (or given back) delivery, to be carried out as one commit: store, open, publish, count, settle."""
 
     receipt: Receipt | None
     """None: the delivery was acknowledged early, there is nothing to settle and no fence."""
     settlement: Settlement = ACK
     store: Store | None = None
     publish: tuple[Envelope, ...] = ()
+    chords: tuple[Chord, ...] = ()
+    """Chords whose members are in `publish`."""
+    parts: tuple[Part, ...] = ()
+    """Members of chords that end with this."""
+    fire: Fire | None = None
+    """Everything else of this completion is done only if its token holds the chord; the message is settled anyway."""
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):
@@ -117,10 +169,33 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
     ok: bool
     lost: bool = False
     error: str = ""
+    complete: tuple[str, ...] = ()
+    """Chords (group ids) that the parts completed and their tokens hold now. Everything else is carried out, but the
+    message is **not** settled: it stays in flight until what follows from the chords is committed too. Who dies in
+    between leaves it to be delivered again."""
 
 
 DONE = Verdict(True)
 LOST = Verdict(False, lost=True)
+
+
+class Standing(msgspec.Struct, frozen=True, gc=False):
+    """A chord as it stands."""
+
+    group: str
+    size: int
+    """Members that have to end, later additions included; 0: not known yet."""
+    body: bytes
+    entries: tuple[bytes, ...]
+    """Of the members that have ended, in the order of the header."""
+    counted: tuple[str, ...]
+    """`task id:index` of those; an index that is not known is `+inf`."""
+    structure: bytes
+    members: tuple[str, ...]
+    idle: float
+    """Seconds since its last movement."""
+    held: str
+    """The token that holds it; "done" when what follows was carried out."""
 
 
 class Demand(msgspec.Struct, frozen=True, gc=False):
