@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -238,3 +239,18 @@ def test_logging_is_set_up_when_a_level_is_given(project: str, monkeypatch: pyte
     assert not seen
     load(project, loglevel=logging.INFO, logfile=None, color=False)
     assert seen == [(logging.INFO, None, False)]
+
+
+def test_a_log_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
+    """As after logrotate: nobody has to send the worker a signal."""
+    code = (
+        "import logging, os\n"
+        "from celeriac import Celeriac\n"
+        "from celeriac.app import log\n"
+        "log.setup(Celeriac('a', broker='memory://').conf, logging.INFO, 'w.log', False)\n"
+        "logging.getLogger('x').info('one')\n"
+        "os.rename('w.log', 'w.log.1')\n"
+        "logging.getLogger('x').info('two')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert [(tmp_path / name).read_text().split()[-1] for name in ("w.log.1", "w.log")] == ["one", "two"]

@@ -88,6 +88,12 @@ def setup(conf: Any, loglevel: str | int, logfile: str | None = None, color: boo
 
 
 def _handler(logfile: str | None, formatter: logging.Formatter) -> logging.Handler:
-    handler: logging.Handler = logging.FileHandler(logfile) if logfile else logging.StreamHandler(sys.stderr)
+    handler: logging.Handler
+    if logfile:
+        from logging.handlers import WatchedFileHandler  # only here: it costs as much as half of an app
+
+        handler = WatchedFileHandler(logfile)  # what rotates the file may move it away
+    else:
+        handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     return handler
