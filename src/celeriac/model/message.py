@@ -104,7 +104,7 @@ class Store(msgspec.Struct, frozen=True, gc=False):
 
 
 class Part(msgspec.Struct, frozen=True, gc=False):
-    """A member of a chord has ended, in whatever way. It counts once, also when another run of it gave another result."""
+    """A member of a chord has ended, in whatever way. It counts once, also when another run gave another result."""
 
     group: str
     """The chord's group id."""
