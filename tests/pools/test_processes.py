@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from celeriac.model.outcome import Catalogue, Report
+from celeriac.pools import watch
 from celeriac.pools.frames import Ask
 from celeriac.pools.handle import Call
 from celeriac.pools.processes import Pool
@@ -289,5 +290,26 @@ def test_app_that_can_not_be_imported() -> None:
         with pytest.raises(ImproperlyConfigured, match="no_such_module"):
             await pool.start()
         await pool.stop(0)
+
+    asyncio.run(main())
+
+
+def test_calls_that_come_during_a_recall_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that goes on while calls are taken back from it gets new ones only when that is done: none of them is
+    taken for one of those, and run twice."""
+    monkeypatch.setattr(watch, "RECALL_SECONDS", 0.15)
+
+    async def main() -> None:
+        async with running(processes=1) as told:
+            submit(told, *[call("nap", 0, owner=f"taught{i}") for i in range(100)])
+            await until(lambda: told.ended == 100)
+            submit(told, call("nap", 0.1, owner="long"), *[call("nap", 0, owner=f"behind{i}") for i in range(3)])
+            await until(lambda: any(child.recalling for child in told.pool.children.values()))
+            await until(lambda: "long" in told.done)
+            assert any(child.recalling for child in told.pool.children.values())
+            submit(told, call("nap", 0.2, owner="next"), *[call("nap", 0, owner=f"then{i}") for i in range(3)])
+            await until(lambda: told.ended == 108)
+            await asyncio.sleep(0.3)
+            assert told.ended == 108
 
     asyncio.run(main())

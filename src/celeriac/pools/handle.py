@@ -144,8 +144,9 @@ class Child:
         self.side_splitter = Splitter()
 
     def room(self) -> bool:
-        """Whether it may get calls."""
-        return self.ready and not self.retiring and not self.stopping
+        """Whether it may get calls. Not while some are taken back: what it got now would be taken for one of them, and
+        run twice."""
+        return self.ready and not self.retiring and not self.stopping and not self.recalling
 
     def signal(self, signum: int) -> None:
         """Send a signal to the process; it may be gone already."""

@@ -128,20 +128,19 @@ class Watchman:
             return
         child.recalling = True
         child.slots.recall(first, last)
-        asyncio.get_running_loop().call_later(RECALL_SECONDS, self._finish_recall, child)
+        asyncio.get_running_loop().call_later(RECALL_SECONDS, self._finish_recall, child, last)
 
-    def _finish_recall(self, child: Child) -> None:
+    def _finish_recall(self, child: Child, last: int) -> None:
         child.recalling = False
         if self._pool.children.get(child.index) is not child:
             return
         started = child.slots.last_started()
-        back = [seq for seq in child.sent if seq > started]
+        back = [seq for seq in child.sent if started < seq <= last]
         for seq in reversed(back):
             call = child.sent.pop(seq)
             child.load -= call.cost
             self._pool.ready.appendleft(call)
-        if back:
-            self._pool.listener.on_progress()
+        self._pool.listener.on_progress()  # also without: meanwhile the child got nothing
 
     def _check_limits(self, child: Child, now: float) -> None:
         if child.given_up:

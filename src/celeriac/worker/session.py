@@ -273,7 +273,7 @@ async def lasting(session_of: Callable[[], Session], stopping: asyncio.Event, wh
             await session.run()
         except OperationalError as error:
             if time.monotonic() - began > 5:
-                pause = 0.0
+                pause, lost = 0.0, False  # it stood meanwhile: this is another loss
             if not lost or pause >= 2.0:
                 log.warning("the connection to %s was lost: %s; connecting again", where, error)
             lost = True
