@@ -42,11 +42,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for name, figures in measured:
         terminalreporter.write_line(f"{name}: " + ", ".join(f"{key} {value}" for key, value in figures.items()))
     if path := os.environ.get("CELERIAC_PROOFS"):
-        rows = [
-            f"| {name} | " + ", ".join(f"{key} {value}" for key, value in figures.items()) + " |"
-            for name, figures in measured
-        ]
-        Path(path).write_text("\n".join(["| proof | figures |", "|---|---|", *rows]) + "\n")
+        keep(Path(path), measured)
+
+
+def keep(page: Path, measured: list[tuple[str, dict[str, Any]]]) -> None:
+    """Put figures into the table of a page; rows of proofs that were not run now stay."""
+    before, begin, rest = page.read_text().partition("|---|---|\n")
+    old, end, after = rest.partition("<!-- end -->")
+    rows = {line.split(" | ")[0]: line for line in old.splitlines()}
+    for name, figures in measured:
+        rows[f"| `{name}`"] = f"| `{name}` | " + ", ".join(f"{key} {value}" for key, value in figures.items()) + " |"
+    page.write_text(before + begin + "\n".join([*rows.values(), ""]) + end + after)
 
 
 @pytest.fixture
