@@ -45,6 +45,12 @@ class Consumer(Protocol):
     to renew the lease: entries that still stand are still ours.
     """
 
+    @property
+    def ahead(self) -> bool:
+        """Something was claimed ahead, because it came when there was nothing else to do: the next `cycle` brings it,
+        and has to be called, though it may ask for nothing."""
+        ...
+
     async def cycle(self, finished: Sequence[Completion], want: Demand) -> Turn:
         """Settle what is finished and claim what is wanted, in one round trip and one atomic step each.
 

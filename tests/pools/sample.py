@@ -35,6 +35,13 @@ def pid() -> int:
     return os.getpid()
 
 
+def note(path: str, text: str, seconds: float = 0.0) -> None:
+    """Leave a line in a file, then sleep."""
+    with open(path, "a") as file:
+        file.write(text + "\n")
+    time.sleep(seconds)
+
+
 def nap(seconds: float) -> float:
     time.sleep(seconds)
     return seconds
@@ -195,8 +202,8 @@ class SampleProgram:
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self._spec = spec
         functions: list[Callable[..., Any]] = [
-            add, pid, nap, spin, soft, slow_steps, ask, ask_softly, aadd, anap, asoft, ablock, aask, agather, leak,
-            aleak, say, log_it, draw, die, leave, facts,
+            add, pid, note, nap, spin, soft, slow_steps, ask, ask_softly, aadd, anap, asoft, ablock, aask, agather,
+            leak, aleak, say, log_it, draw, die, leave, facts,
         ]  # fmt: skip
         self._tasks = tasks(*functions, FakeTask(nap, "tracked", track_started=True))
 

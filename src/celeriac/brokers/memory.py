@@ -280,6 +280,8 @@ def _call(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> No
 class MemoryConsumer:
     """A worker's claim on some queues of a MemoryServer."""
 
+    ahead = False
+
     def __init__(
         self, server: MemoryServer, queues: Sequence[str], epoch: str, lease: float, dead_limit: int = DEAD_LETTER_LIMIT
     ) -> None:

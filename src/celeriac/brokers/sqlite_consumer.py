@@ -28,6 +28,8 @@ _TIDY_BUDGET = 0.2
 class SqliteConsumer:
     """Consumer on an SQLite file. All its work is done by the broker's one thread."""
 
+    ahead = False
+
     def __init__(
         self,
         database: DatabaseThread,

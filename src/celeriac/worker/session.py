@@ -93,7 +93,7 @@ class Session:
         drained = False
         while True:
             want = dispatch.want() if self.accepting else 0
-            if not outbox and (not want or drained):
+            if not outbox and (not want or drained) and not consumer.ahead:
                 await self._sleep(consumer, bool(want))
                 drained = False
                 continue

@@ -41,12 +41,20 @@ def _codes(count: int) -> list[str]:
 class Plan:
     """The unchanging words of a cycle for one order of the queues."""
 
-    def __init__(self, control: Control, queues: Sequence[str], epoch: str, lease: float) -> None:
+    def __init__(
+        self, control: Control, queues: Sequence[str], epoch: str, lease: float, steps: Sequence[int] | None = None
+    ) -> None:
+        """`steps`: only these priority steps; None: all."""
         self._control = control
         layout = control.layout
         self.queues = queues
-        lists = [layout.ready(queue, step) for step in layout.steps for queue in queues]
-        self.sources = [(queue, f".{step}") for step in layout.steps for queue in queues]
+        steps = layout.steps if steps is None else steps
+        lists = [layout.ready(queue, step) for step in steps for queue in queues]
+        self.sources = [(queue, f".{step}") for step in steps for queue in queues]
+        self.places = {
+            layout.ready(queue, step).encode(): (queue, step) for step in steps for queue in queues
+        }
+        """The lists by their keys."""
         self.keys = [
             *lists, *(f"{layout.base(queue)}due" for queue in queues), f"{layout.private}cancelled:version"
         ]  # fmt: skip
@@ -55,8 +63,8 @@ class Plan:
             layout.prefix, layout.separator, epoch, lease,
         )  # fmt: skip
         self._ending = (
-            layout.dead_limit, "0" if layout.strategy == "round_robin" else "1", len(queues), len(layout.steps),
-            *queues, *layout.steps,
+            layout.dead_limit, "0" if layout.strategy == "round_robin" else "1", len(queues), len(steps),
+            *queues, *steps,
         )  # fmt: skip
 
     @property

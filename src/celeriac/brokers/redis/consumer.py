@@ -43,6 +43,9 @@ RUNNING_KEPT = 86_400
 """Seconds that the marks of running receipts outlive the last renewal."""
 
 
+_Ahead = tuple[Plan, str, int, "asyncio.Future[Any]"]
+
+
 class RedisConsumer:
     """See `ports.Consumer`. Made by RedisBroker.subscribe."""
 
@@ -57,6 +60,14 @@ class RedisConsumer:
         self._likeliest = ""
         """The list at which the doorbell listens: that of the last message."""
         self._plans: list[Plan] = []
+        self._single: dict[tuple[str, int], Plan] = {}
+        """Plans that look at one list only."""
+        self._idle_want: Demand | None = None
+        """What was asked for when the lists were last found empty; nothing was asked since."""
+        self._ahead: _Ahead | None = None
+        """What was sent when a push came, before the worker asked."""
+        self._known_due: float | None = None
+        """When something of any queue is due, as a full cycle has said."""
         self._turn = 0
         self._watched: frozenset[bytes] = frozenset()
         self._bell = asyncio.Event()
@@ -79,6 +90,8 @@ class RedisConsumer:
         orders = [queues[turn:] + queues[:turn] for turn in range(turns)]
         self._plans = [Plan(self.control, order, self.epoch, self.lease) for order in orders]
         self._turn = 0
+        self._single = {}
+        self._idle_want = None
         self._likeliest = self._plans[0].keys[0]
         self._watched = frozenset(key.encode() for key in self._plans[0].keys)
         self._ring()
@@ -95,11 +108,67 @@ class RedisConsumer:
 
     # Cycle
 
+    @property
+    def ahead(self) -> bool:
+        """See ports.Consumer."""
+        return self._ahead is not None
+
     async def cycle(self, finished: Sequence[Completion], want: Demand) -> Turn:
         """See ports.Consumer. Cancelling it closes the connection: what it claimed would be known to nobody."""
         hot = self._hot
         if hot is None:
             raise OperationalError(f"{self.control.describe()}: the consumer is closed")
+        ahead, self._ahead, self._idle_want = self._ahead, None, None
+        if ahead is not None:
+            turn = await self._claimed_ahead(hot, ahead)
+            if turn is not None:
+                if not finished:
+                    return turn
+                settled = await self._cycle(hot, finished, Demand(0))
+                return msgspec.structs.replace(settled, deliveries=turn.deliveries, more=turn.more)
+        turn = await self._cycle(hot, finished, want)
+        if want.count and not want.parked and not turn.more and not turn.deliveries:
+            self._idle_want = want
+        return turn
+
+    def _claim_ahead(self, keys: Collection[bytes]) -> None:
+        """A push has come and nothing was there before: claim it at once. By the time that the worker asks, the answer
+        is on its way. Where one list alone was pushed to, only that is looked at."""
+        hot, want = self._hot, self._idle_want
+        if hot is None or hot.broken or want is None:
+            return
+        plan = self._plans[self._turn]
+        rung = [key for key in keys if key in self._watched]
+        if len(rung) == 1 and (place := plan.places.get(rung[0])) is not None:
+            queue, step = place
+            plan = self._single.get(place) or self._single.setdefault(
+                place, Plan(self.control, [queue], self.epoch, self.lease, [step])
+            )
+        self._idle_want = None
+        self._cycles += 1
+        begin = f"{self._name}{self._cycles}-"
+        words = (*plan.before, want.count, want.size, begin, *plan.after, 0)
+        answer = hot.send(hot.pack(words))
+        answer.add_done_callback(_look_away)
+        self._ahead = (plan, begin, self._rings, answer)
+
+    async def _claimed_ahead(self, hot: AsyncConnection, ahead: _Ahead) -> Turn | None:
+        plan, begin, rings, answer = ahead
+        try:
+            reply = await answer
+        except asyncio.CancelledError:
+            hot.close()
+            raise
+        if unknown(reply):
+            return None  # the server has forgotten the script: it has done nothing
+        turn = self._turn_of(plan, begin, rings, True, reply, [])
+        known = self._known_due
+        if known is not None and (turn.next_due is None or known < turn.next_due):
+            turn = msgspec.structs.replace(turn, next_due=known)
+            self._due = asyncio.get_running_loop().time() + known - turn.now
+        return turn
+
+    async def _cycle(self, hot: AsyncConnection, finished: Sequence[Completion], want: Demand) -> Turn:
         unknown_queues = [
             envelope.queue
             for completion in finished
@@ -142,21 +211,35 @@ class RedisConsumer:
         except asyncio.CancelledError:
             hot.close()
             raise
+        verdicts: list[Verdict] = [DONE] * len(finished)
+        turn = self._turn_of(plan, begin, rings, bool(count), reply, verdicts, order)
+        for at, text in broken.items():
+            verdicts[at] = Verdict(False, error=text)
+        self._known_due = turn.next_due
+        return turn
+
+    def _turn_of(
+        self,
+        plan: Plan,
+        begin: str,
+        rings: int,
+        claims: bool,
+        reply: Any,
+        verdicts: list[Verdict],
+        order: list[int] | None = None,
+    ) -> Turn:
+        """What a cycle's answer says. `rings`: how often it had rung when the cycle was sent."""
         if isinstance(reply, Exception):
             raise failure(self.control.server, reply, "claiming and settling")
         seconds, micros, due, version, more, exceptions, claimed, unparked, faults = reply
         if faults:
             self._tell_faults(faults)
-        verdicts: list[Verdict] = [DONE] * len(finished)
-        if exceptions:
-            for n in range(0, len(exceptions), 2):
-                at = exceptions[n] - 1
-                text = exceptions[n + 1]
-                verdicts[at if order is None else order[at]] = (
-                    Verdict(False, error=text.decode(errors="replace")) if text else LOST
-                )
-            for at, text in broken.items():
-                verdicts[at] = Verdict(False, error=text)
+        for n in range(0, len(exceptions), 2):
+            at = exceptions[n] - 1
+            text = exceptions[n + 1]
+            verdicts[at if order is None else order[at]] = (
+                Verdict(False, error=text.decode(errors="replace")) if text else LOST
+            )
         deliveries: list[Delivery] = []
         if claimed:
             self._likeliest = plan.keys[claimed[0]]
@@ -165,7 +248,7 @@ class RedisConsumer:
         now = int(seconds) + int(micros) / 1_000_000
         next_due = float(due) if due else None
         self._due = None if next_due is None else asyncio.get_running_loop().time() + next_due - now
-        if count and not more and rings == self._rings:
+        if claims and not more and rings == self._rings:
             self._bell.clear()  # the server will tell of the next push
         else:
             self._bell.set()
@@ -235,6 +318,7 @@ class RedisConsumer:
             keys = push[1]
             if keys is None or not self._watched.isdisjoint(keys):
                 self._ring()
+                self._claim_ahead(keys or ())
 
     def _ring(self) -> None:
         self._rings += 1
@@ -297,6 +381,9 @@ class RedisConsumer:
 
     async def leave(self) -> None:
         """See ports.Consumer."""
+        self._idle_want = None
+        if self._ahead is not None:
+            await asyncio.wait([self._ahead[3]])  # or it would claim after all was given back
         link, layout = self.control.link, self.control.layout
         await recovery.give_back(link, layout, self.epoch, only_dead=False)
         await recovery.end_epoch(link, layout, self.epoch, only_dead=False)
@@ -314,3 +401,9 @@ class RedisConsumer:
 def _new_name() -> str:
     """Begins the tags of one consumer: never used twice, and later ones sort behind earlier ones."""
     return f"{int(time.time() * 1000):011x}{os.urandom(3).hex()}-"
+
+
+def _look_away(answer: asyncio.Future[Any]) -> None:
+    """Nobody may come for an answer any more; its failure breaks the connection by itself."""
+    if not answer.cancelled():
+        answer.exception()
