@@ -123,7 +123,7 @@ def test_a_group_at_the_end_of_a_chain() -> None:
         ("a", [5], "G", 0), ("b", [5], "G", 1), ("c", [5], None, None),
     ]  # fmt: skip
     last = fields[2]["chain"][0]["options"]
-    assert last == {"group_id": "G", "group_index": 2, "task_id": "<chain member step 1|2>"}
+    assert last == {"group_id": "G", "group_index": 2, "task_id": "<chain|0>"}
     result = [[last["task_id"], [["3", None], None]], None]
     assert follow.children == [[["G", None], [[["1", None], None], [["2", None], None], result]]]
 
@@ -133,11 +133,11 @@ def test_a_group_at_the_end_of_a_chain() -> None:
     [
         sig("x", kind="chord"),
         sig("x", kind="chunks"),
-        group(group(sig("a"))),
-        sig("x", chord=sig("body")),
-        chain(sig("a"), sig("b"), chord=sig("body")),
-        chain(),
-        group(),
+        {**sig("x", kind="chord"), "kwargs": {"header": [sig("a")]}},
+        {**sig("x", kind="chord"), "kwargs": {"header": 3, "body": sig("a")}},
+        {**sig("x", kind="chunks"), "kwargs": {"task": sig("a"), "it": [1], "n": 0}},
+        chain(sig("a"), group(3, 4), sig("b")),
+        sig("x", stamped_headers=3),
         {**sig(), "task": 3},
         {**sig(), "args": "text"},
         {**sig(), "kwargs": []},
@@ -157,12 +157,26 @@ def test_what_cannot_be_planned_is_refused(signature: Any) -> None:
         after(callbacks=[signature])
 
 
-def test_a_group_in_the_middle_is_a_chord() -> None:
-    """And chords are refused."""
-    with pytest.raises(InvalidTaskError, match="chord"):
-        after(chain=[sig("after"), group(sig("a"))])
-    with pytest.raises(InvalidTaskError, match="chord"):
-        after(chord=sig("body"))
+def test_a_group_before_a_step_is_a_chord() -> None:
+    """Its members carry the step as their chord; the chord is opened with them."""
+    follow = after(chain=[sig("after", task_id="x"), group(sig("a"), sig("b"))])
+    (opened,) = follow.chords
+    assert (opened.size, opened.members, opened.structure) == (2, ["<chain|1>:0", "<chain|2>:1"], None)
+    assert [(s.fields["task"], s.fields["group"], s.fields["group_index"]) for s in follow.steps] == [
+        ("a", opened.group, 0), ("b", opened.group, 1),
+    ]  # fmt: skip
+    for step in follow.steps:
+        assert step.fields["chord"] == opened.body == sig("after", task_id="x", group_id=opened.group)
+    assert follow.children == [
+        [["x", [[opened.group, None], [[["<chain|1>", None], None], [["<chain|2>", None], None]]]], None]
+    ]
+
+
+def test_nothing_follows_from_empty_shapes() -> None:
+    """No message, but a result: a group without members."""
+    follow = after(callbacks=[chain(), group(), chain(group())])
+    assert not follow.steps
+    assert [child[1] for child in follow.children] == [[], [], []]
 
 
 def test_priority_is_inherited_where_none_is_given() -> None:
@@ -182,10 +196,15 @@ def test_error_links_get_the_id() -> None:
     assert step.fields["args"] == [1]
 
 
-def test_later_steps_are_named_in_order() -> None:
-    """Those that have an id."""
-    steps = [sig("d", task_id="d", group_id="g"), sig("c"), sig("b", task_id="b"), "odd"]
-    assert advance.later_ids(message(chain=steps)) == [("b", None), ("d", "g")]
+def test_everything_that_will_not_run_is_found() -> None:
+    """In any shape, and what is no signature is passed over."""
+    member = sig("h", task_id="h", group_id="G", group_index=0)
+    chord = {**sig("celery.chord", kind="chord"), "kwargs": {"header": [member], "body": sig("e", task_id="e")}}
+    steps = [sig("b", task_id="b"), "odd", sig("c"), chord, group(sig("d", task_id="d"), chord=sig("z"), group_id="O")]
+    found = advance.fails_with(steps)
+    assert [(task.get("task_id"), task.get("group_id"), "chord" in task) for task in found] == [
+        ("b", None, False), (None, None, False), ("h", "G", False), ("e", None, False), ("d", "O", True),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

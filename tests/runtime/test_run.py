@@ -506,7 +506,6 @@ def test_followers_inherit_the_priority_if_so_set() -> None:
         {"callbacks": [{"no": "signature"}]},
         {"callbacks": [link("add", 1, countdown="soon")]},
         {"chain": [{"no": "signature"}]},
-        {"chord": link("add")},
         {"callbacks": [{**link("x"), "subtask_type": "chord"}]},
     ],
 )

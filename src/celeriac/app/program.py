@@ -99,6 +99,8 @@ class Program:
             inherit_parent_priority=bool(conf["task_inherit_parent_priority"]),
             timezone=None if app.uses_utc_timezone() else app.timezone,
             time_limit=spec.get("time_limit") or conf["task_time_limit"],
+            errors_in_header=bool(conf["task_allow_error_cb_on_chord_header"]),
+            accept_results=app.backend.accept,
             tells_results=bool(spec.get("events") or conf["worker_send_task_events"]),
         )
 

@@ -101,6 +101,8 @@ def worker_config(app: WorkedApp, options: WorkerOptions) -> WorkerConfig:
         lease=float(lease),
         result_expires=expires,
         failure_expires=_seconds(conf.result_failure_expires) or expires,
+        result_serializer=conf.result_serializer,
+        result_compression=conf.result_compression,
         unknown_patience=float(conf.task_unknown_patience),
         child_loss_cap=conf.task_child_loss_cap,
         worker_loss_cap=conf.task_worker_loss_cap,

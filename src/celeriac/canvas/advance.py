@@ -1,7 +1,7 @@
 """What follows from the outcome of a task: links, error links, the next step of a chain, a retry. Pure.
 
 Ids are those on the wire, else what `name(edge, index)` gives: the caller derives it from the run, so that a run that
-is repeated names the same ones. Chords are refused with InvalidTaskError.
+is repeated names the same ones.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from celeriac.canvas import tree
+from celeriac.canvas.expand import Name, Opened, expand
+from celeriac.canvas.tree import Signature
 from celeriac.errors import InvalidTaskError
-
-Signature = Mapping[str, Any]
-Name = Callable[[str, int], str]
-"""`(edge, index)` -> the id of what follows from this run by that edge."""
 
 SENDING = frozenset(
     {
@@ -53,6 +52,7 @@ class Finished(Protocol):
     errbacks: list[Any] | None
     chain: list[Any] | None
     chord: Any
+    reply_to: str
     retries: int
     timelimit: Any
     exchange: str
@@ -82,56 +82,105 @@ class Follow:
     steps: list[Step] = field(default_factory=list)
     children: list[Any] = field(default_factory=list)
     """Result tuples for the `children` of the finished task's document."""
+    chords: list[Opened] = field(default_factory=list)
+    """Chords whose members are among the steps."""
 
 
-@dataclass(slots=True)
-class _Origin:
-    """The run from which things follow."""
-
-    id: str
-    root_id: str
-    priority: int | None
-    now: float
-    name: Name
-
-
-def after_success(message: Finished, result: Any, *, now: float, name: Name, priority: int | None = None) -> Follow:
+def after_success(
+    message: Finished,
+    result: Any,
+    *,
+    now: float,
+    name: Name,
+    priority: int | None = None,
+    errors_in_header: bool = False,
+) -> Follow:
     """Links, then the next step of the chain; each gets `result` as its first argument unless it is immutable.
 
-    `priority` is given to those that have none of their own. Raises InvalidTaskError for what can't be planned.
-    """
-    if message.chord is not None:
-        raise unsupported_chord()
-    origin = _Origin(message.id, message.root_id or message.id, priority, now, name)
+    `priority` is given to those that have none of their own. `errors_in_header`: error links of a chord's body are
+    those of its header too. Raises InvalidTaskError for what can't be planned."""
     follow = Follow()
+    plan = _planner(follow, message, (result,), now, name, priority, errors_in_header)
     for index, signature in enumerate(message.callbacks or ()):
-        _plan(follow, origin, signature, (result,), f"link.{index}", 0, [])
+        plan(signature, f"link.{index}", ())
     if message.chain:
-        _plan(follow, origin, message.chain[-1], (result,), "chain", 0, list(message.chain[:-1]))
+        plan(message.chain[-1], "chain", message.chain[:-1])
     return follow
 
 
-def unsupported_chord() -> InvalidTaskError:
-    """What a member of a chord fails with; better before it runs than after."""
-    return InvalidTaskError("chords are not supported yet: this task is a member of one")
+def after_chord(
+    message: Finished,
+    body: Signature,
+    results: list[Any],
+    *,
+    now: float,
+    name: Name,
+    priority: int | None = None,
+    errors_in_header: bool = False,
+) -> Follow:
+    """The body of a chord that `message` completed, applied to the results of its members."""
+    follow = Follow()
+    _planner(follow, message, (results,), now, name, priority, errors_in_header)(body, "body", ())
+    return follow
 
 
 def error_link(message: Finished, signature: Any, index: int, *, now: float, name: Name) -> Follow:
     """An error link that is sent as a task: it gets the id of the failed task as its first argument."""
-    origin = _Origin(message.id, message.root_id or message.id, None, now, name)
     follow = Follow()
-    _plan(follow, origin, signature, (message.id,), f"errback.{index}", 0, [])
+    _planner(follow, message, (message.id,), now, name, None, False)(signature, f"errback.{index}", ())
     return follow
 
 
-def later_ids(message: Finished) -> list[tuple[str, str | None]]:
-    """`(id, group id)` of the chain's later steps, the next one first; they fail with the task before them."""
-    found = []
-    for signature in reversed(message.chain or ()):
-        options = signature.get("options") if isinstance(signature, Mapping) else None
-        if isinstance(options, Mapping) and isinstance(options.get("task_id"), str):
-            found.append((options["task_id"], options.get("group_id")))
+def _planner(
+    follow: Follow,
+    message: Finished,
+    args: tuple[Any, ...],
+    now: float,
+    name: Name,
+    priority: int | None,
+    errors_in_header: bool,
+) -> Callable[[Any, str, Sequence[Any]], None]:
+    defaults = {"reply_to": message.reply_to} if message.reply_to else None
+
+    def plan(signature: Any, edge: str, chain: Sequence[Any]) -> None:
+        found = expand(
+            signature, args, name=name, edge=edge, root_id=message.root_id or message.id, parent_id=message.id,
+            priority=priority, chain=chain, defaults=defaults, errors_in_header=errors_in_header,
+        )  # fmt: skip
+        for call in found.calls:
+            fields: dict[str, Any] = {"task": call.task, "args": call.args, "kwargs": call.kwargs}
+            _apply(fields, call.options, now, None)
+            follow.steps.append(Step(fields, _sending(call.options), edge, call.index))
+        follow.children.append(found.result.as_tuple())
+        follow.chords += found.chords
+
+    return plan
+
+
+def fails_with(signatures: Sequence[Any]) -> list[dict[str, Any]]:
+    """Options of every task that will not run because one before it failed: steps of a chain or the body of a chord,
+    whatever shape they have. Those with a `chord` end as members of one."""
+    found: list[dict[str, Any]] = []
+    for signature in signatures:
+        try:
+            found += (tree.options(single) for single in tree.singles(signature))
+        except (InvalidTaskError, RecursionError):
+            continue  # it could not have been run either
     return found
+
+
+def first_errors(signature: Signature) -> list[tuple[str, list[Any]]]:
+    """`(id, error links)` of the tasks with which a signature would have begun."""
+    what = tree.kind(signature)
+    own = tree.options(signature)
+    if what == tree.CHAIN:
+        found = first_errors(tree.tasks(signature)[0])
+        return [(own.get("task_id") or task_id, links) for task_id, links in found]
+    if what == tree.GROUP:
+        return [each for member in tree.tasks(signature) for each in first_errors(member)]
+    if what == tree.CHORD:
+        return first_errors(tree.keywords(signature)["body"])
+    return [(own.get("task_id", ""), tree.listed(own.get("link_error"), "link_error"))]
 
 
 def retry(message: Finished, signature: Any, *, now: float) -> tuple[Step, float | None]:
@@ -177,116 +226,6 @@ def stays(message: Finished, step: Step) -> bool:
     return bool(same_exchange and options.get("routing_key", "") == message.routing_key)
 
 
-def _plan(
-    follow: Follow, origin: _Origin, signature: Any, prefix: tuple[Any, ...], edge: str, index: int, rest: list[Any]
-) -> None:
-    """Plan one signature of any kind; `rest` are the chain's steps behind it, the next one last."""
-    if not isinstance(signature, Mapping) or not isinstance(signature.get("task"), str):
-        raise InvalidTaskError(f"not a signature: {type(signature).__name__}")
-    kind = signature.get("subtask_type")
-    if kind == "chain":
-        _plan_chain(follow, origin, signature, prefix, edge, index, rest)
-    elif kind == "group":
-        _plan_group(follow, origin, signature, prefix, edge, rest)
-    elif kind in ("chord", "chunks"):
-        raise InvalidTaskError(f"a {kind} that follows from a task is not supported yet")
-    else:
-        step = _single(origin, signature, prefix, edge, index, rest)
-        follow.steps.append(step)
-        follow.children.append([[step.fields["id"], None], None])
-
-
-def _plan_chain(
-    follow: Follow,
-    origin: _Origin,
-    signature: Signature,
-    prefix: tuple[Any, ...],
-    edge: str,
-    index: int,
-    rest: list[Any],
-) -> None:
-    tasks = _tasks(signature)
-    options = signature.get("options") or {}
-    if options.get("chord") is not None:
-        raise InvalidTaskError("a chain that is a member of a chord is not supported yet")
-    # what is said of the chain as a whole (links, error links, its id) belongs to its last step
-    of_whole = {k: v for k, v in options.items() if v is not None}
-    tasks[-1] = {**tasks[-1], "options": {**_mapping(tasks[-1].get("options"), "options"), **of_whole}}
-    tasks[1:] = [_named(task, origin, f"{edge} step {number}", index) for number, task in enumerate(tasks[1:], 1)]
-    inner = Follow()
-    _plan(inner, origin, tasks[0], prefix, edge, index, [*rest, *reversed(tasks[1:])])
-    follow.steps += inner.steps
-    child = inner.children[-1]
-    for task in tasks[1:]:
-        # the result of a chain is that of its last step, whose parents are the others
-        child = [[task["options"]["task_id"], child], None] if "task_id" in task["options"] else child
-    follow.children.append(child)
-
-
-def _named(signature: Signature, origin: _Origin, edge: str, index: int) -> Signature:
-    """A later step of a chain, with an id: it is known before the step is sent."""
-    options = _mapping(signature.get("options"), "options")
-    if signature.get("subtask_type") in ("chain", "group", "chord", "chunks") or isinstance(
-        options.get("task_id"), str
-    ):
-        return {**signature, "options": options}
-    return {**signature, "options": {**options, "task_id": origin.name(edge, index)}}
-
-
-def _plan_group(
-    follow: Follow, origin: _Origin, signature: Signature, prefix: tuple[Any, ...], edge: str, rest: list[Any]
-) -> None:
-    if rest:
-        raise InvalidTaskError("a group with steps behind it is a chord, which is not supported yet")
-    options = signature.get("options") or {}
-    group_id = options.get("task_id") or options.get("group_id") or origin.name(f"{edge} group", 0)
-    members: list[Any] = []
-    for index, member in enumerate(_tasks(signature)):
-        if member.get("subtask_type") in ("group", "chord", "chunks"):
-            raise InvalidTaskError("a group inside a group that follows from a task is not supported yet")
-        inner = Follow()
-        given = {**_sending(options), **(member.get("options") or {}), "group_id": group_id, "group_index": index}
-        _plan(inner, origin, {**member, "options": given}, prefix, f"{edge} member", index, [])
-        follow.steps += inner.steps
-        members += inner.children
-    follow.children.append([[group_id, None], members])
-
-
-def _tasks(signature: Signature) -> list[Any]:
-    kwargs = signature.get("kwargs")
-    tasks = kwargs.get("tasks") if isinstance(kwargs, Mapping) else None
-    if not isinstance(tasks, Sequence) or isinstance(tasks, str | bytes) or not tasks:
-        raise InvalidTaskError(f"a {signature.get('subtask_type')} without tasks")
-    for task in tasks:
-        if not isinstance(task, Mapping):
-            raise InvalidTaskError(f"not a signature: {type(task).__name__}")
-    return list(tasks)
-
-
-def _single(
-    origin: _Origin, signature: Signature, prefix: tuple[Any, ...], edge: str, index: int, rest: list[Any]
-) -> Step:
-    options = dict(_mapping(signature.get("options"), "options"))
-    if options.get("chord") is not None:
-        raise InvalidTaskError("a member of a chord that follows from a task is not supported yet")
-    args = list(_sequence(signature.get("args"), "args"))
-    task_id = options.get("task_id")
-    if not isinstance(task_id, str) or not task_id:
-        task_id = options["task_id"] = origin.name(edge, index)
-    options["chain"] = [*rest, *_sequence(options.get("chain"), "chain")] or None
-    options["root_id"] = origin.root_id
-    options["parent_id"] = origin.id
-    if origin.priority is not None and options.get("priority") is None:
-        options["priority"] = origin.priority
-    fields = {
-        "task": signature["task"],
-        "args": args if signature.get("immutable") else [*prefix, *args],
-        "kwargs": dict(_mapping(signature.get("kwargs"), "kwargs")),
-    }
-    _apply(fields, options, origin.now, None)
-    return Step(fields, _sending(options), edge, index)
-
-
 def _sending(options: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in options.items() if k in SENDING and v is not None}
 
@@ -300,7 +239,7 @@ def _apply(fields: dict[str, Any], options: dict[str, Any], now: float, old: Fin
     for option, name in (("link", "callbacks"), ("link_error", "errbacks")):
         value = options.get(option)
         if value is not None:
-            fields[name] = [value] if isinstance(value, Mapping) else list(_sequence(value, option))
+            fields[name] = [value] if isinstance(value, Mapping) else list(tree.sequence(value, option))
     hard, soft = options.get("time_limit"), options.get("soft_time_limit")
     if hard is not None or soft is not None:
         old_hard, old_soft = [*(old.timelimit if old is not None else ()), None, None][:2]
@@ -309,7 +248,7 @@ def _apply(fields: dict[str, Any], options: dict[str, Any], now: float, old: Fin
         fields["expires"] = _moment(options["expires"], now, "expires")[0]
     if isinstance(options.get("priority"), int):
         fields["priority"] = options["priority"]
-    stamped = list(_sequence(options.get("stamped_headers"), "stamped_headers"))
+    stamped = list(tree.sequence(options.get("stamped_headers"), "stamped_headers"))
     if stamped:
         stamps = old.stamps if old is not None and old.stamps else {}
         fields["stamped_headers"] = stamped
@@ -341,19 +280,3 @@ def _moment(value: Any, now: float | None, what: str) -> tuple[str, float]:
         return moment.isoformat(), moment.timestamp()
     except (ValueError, TypeError, OverflowError, OSError) as error:
         raise InvalidTaskError(f"{what} can't be read: {error}") from None
-
-
-def _mapping(value: Any, what: str) -> Mapping[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise InvalidTaskError(f"{what} of a signature must be a mapping, not {type(value).__name__}")
-    return value
-
-
-def _sequence(value: Any, what: str) -> Sequence[Any]:
-    if value is None:
-        return ()
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-        raise InvalidTaskError(f"{what} of a signature must be a list, not {type(value).__name__}")
-    return value

@@ -9,6 +9,7 @@ from typing import Any
 
 from celeriac.canvas import tree
 from celeriac.canvas.tree import Node, Signature
+from celeriac.errors import InvalidTaskError
 
 Name = Callable[[str, int], str]
 """`(edge, index)` -> the id of what follows from this run by that edge. The same for a run that is repeated."""
@@ -42,6 +43,7 @@ class Opened:
     size: int
     body: dict[str, Any]
     members: list[str]
+    """`task id:index` of those whose end counts."""
     structure: list[Any] | None
     """The header's result tuple, where a member's result is a group itself; the body gets lists of lists then."""
 
@@ -99,11 +101,11 @@ class _Expander:
 
     def _single(self, signature: Signature, where: _Where) -> None:
         own = tree.options(signature)
-        kept = {"task_id", "group_id", "stamped_headers", *(own.get("stamped_headers") or ())}
+        kept = {"task_id", "group_id", "stamped_headers", *tree.stamps(own)}
         more = {k: v for k, v in where.options.items() if v is not None and not (k in kept and k in own)}
         found = {**self._defaults, **own, **more, **self._over}
         if "stamped_headers" in own and "stamped_headers" in self._defaults:
-            names = (*self._defaults["stamped_headers"], *own["stamped_headers"])
+            names = (*tree.stamps(self._defaults), *tree.stamps(own))
             found["stamped_headers"] = list(dict.fromkeys(names))
         found["chain"] = [*where.chain, *tree.sequence(own.get("chain"), "chain")] or None
         args = list(tree.sequence(signature.get("args"), "args"))
@@ -153,7 +155,7 @@ class _Expander:
         if "link_error" in own:
             body = tree.with_errors(body, own.pop("link_error"))
         of_body = tree.options(body)
-        kept = {"stamped_headers", *(of_body.get("stamped_headers") or ())}
+        kept = {"stamped_headers", *tree.stamps(of_body)}
         more = {k: v for k, v in own.items() if k not in NOT_OF_BODY and not (k in kept and k in of_body)}
         body = tree.with_options(body, **{"group_id": group_id, **of_body, **more})
         members = tree.tasks(head)
@@ -174,7 +176,7 @@ class _Expander:
             self.send(_unmarked(member), _Where(args, keywords, [], {**given, **place}))
             _, node = self.freeze(member)
             nodes.append(node)
-            leaves += node.leaves()
+            leaves += (f"{leaf}:{index}" for leaf in node.leaves())
         nested = any(node.members is not None for node in nodes)
         structure = Node(group_id, nodes).as_tuple() if nested else None
         self.chords.append(Opened(group_id, sum(map(tree.size, members)), body, leaves, structure))
@@ -220,6 +222,9 @@ def expand(
     if priority is not None:
         fallback["priority"] = priority
     expander = _Expander(name, edge, fallback, over, errors_in_header)
-    frozen, node = expander.freeze(whole, given.pop("task_id", None))
-    expander.send(frozen, _Where(tuple(args), kwargs or {}, list(chain), given))
+    try:
+        frozen, node = expander.freeze(whole, given.pop("task_id", None))
+        expander.send(frozen, _Where(tuple(args), kwargs or {}, list(chain), given))
+    except RecursionError:
+        raise InvalidTaskError("signatures are nested too deeply, or contain themselves") from None
     return Expansion(node, expander.calls, expander.chords)

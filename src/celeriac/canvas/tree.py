@@ -68,8 +68,16 @@ def kind(signature: Any) -> str:
 
 
 def options(signature: Signature) -> dict[str, Any]:
-    """A copy of its options, without those that are None."""
-    return {k: v for k, v in mapping(signature.get("options"), "options").items() if v is not None}
+    """A copy of its options, without those that are None and an id that is none."""
+    found = {k: v for k, v in mapping(signature.get("options"), "options").items() if v is not None}
+    if "task_id" in found and not (isinstance(found["task_id"], str) and found["task_id"]):
+        del found["task_id"]
+    return found
+
+
+def stamps(own: Mapping[str, Any]) -> Sequence[Any]:
+    """Names of the stamps among options."""
+    return sequence(own.get("stamped_headers"), "stamped_headers")
 
 
 def keywords(signature: Signature) -> Mapping[str, Any]:

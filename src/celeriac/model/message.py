@@ -132,7 +132,7 @@ class Chord(msgspec.Struct, frozen=True, gc=False):
     body: bytes
     """As in Part."""
     members: tuple[str, ...] = ()
-    """Task ids of those whose end counts, as far as they are known."""
+    """`task id:index` of those whose end counts, as far as they are known."""
     structure: bytes = b""
     """The group's document (`wire.record.group_document`), where a member's result is a group itself."""
     expires: float | None = None
@@ -192,6 +192,7 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     """`task id:index` of those; an index that is not known is `+inf`."""
     structure: bytes
     members: tuple[str, ...]
+    """As in Chord; empty where a Celery producer opened it."""
     idle: float
     """Seconds since its last movement."""
     held: str

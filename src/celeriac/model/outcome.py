@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from celeriac.model.message import ACK, Envelope, Settlement, Store
+from celeriac.model.message import ACK, Chord, Envelope, Part, Settlement, Store
 
 
 class Report(msgspec.Struct, frozen=True, gc=False):
@@ -23,6 +23,10 @@ class Report(msgspec.Struct, frozen=True, gc=False):
     traceback: str = ""
     more: tuple[Store, ...] = ()
     """Documents of other tasks: later steps of a chain, which fail with this one."""
+    chords: tuple[Chord, ...] = ()
+    """Chords whose members are in `publish`."""
+    parts: tuple[Part, ...] = ()
+    """Members of chords that have ended with this: the task itself, and later steps of its chain."""
 
 
 class TaskTraits(msgspec.Struct, frozen=True, gc=False):

@@ -27,7 +27,9 @@ class Down(IntEnum):
     """`u64 seq | blob`: run this message."""
     END = 2
     """msgpack `[seq, blob, why, detail]`: don't run it, end it. `why`: revoked, terminated, expired, unregistered,
-    lost, timeout, rejected; `detail`: text for the exception. The child calls hooks and errbacks and reports."""
+    lost, timeout, rejected; `detail`: text for the exception. The child calls hooks and errbacks and reports. Or
+    `joined`: this message, which has been run, completed a chord; `detail`: `[body, entries, structure, group, member]`
+    (the message may be empty); the report says what follows from the chord."""
     REPLAY = 3
     """msgpack `[seq, blob, document]`: SUCCESS stands stored already; only say what follows from it."""
     CANCEL = 4

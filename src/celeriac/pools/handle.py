@@ -28,8 +28,8 @@ class Call(msgspec.Struct, gc=False):
     hard: float | None = None
     alone: bool = False
     """Ran in a child that was lost: run it in a child where nothing else runs."""
-    end: tuple[str, str] | None = None
-    """`(why, detail)`: don't run it, end it."""
+    end: tuple[str, Any] | None = None
+    """`(why, detail)` of an END frame: don't run it, end it."""
     replay: bytes | None = None
     """The stored document of an earlier SUCCESS: only say what follows from it."""
     seq: int = 0

@@ -79,6 +79,10 @@ class InProcess:
         """The call that runs, since how many seconds, and nobody's process id."""
         return [(self._running, time.monotonic() - self._since, 0)] if self._running is not None else []
 
+    def first(self, call: Call) -> None:
+        """Take a call before all others."""
+        self.ready.appendleft(call)
+
     def drain(self) -> list[Call]:
         """Take back what does not run yet."""
         calls = list(self.ready)

@@ -157,6 +157,10 @@ class Pool:
                     found.append((call, (now - since) / 1e9, child.pid))
         return found
 
+    def first(self, call: Call) -> None:
+        """Take a call before all others."""
+        self.ready.appendleft(call)
+
     def drain(self) -> list[Call]:
         """Take back what no child has got yet."""
         calls = [*self.ready, *self.quarantine]

@@ -89,6 +89,8 @@ class Context:
     utc: bool | None = None
     instance: Any = None
     """The Task object that runs."""
+    replaced: bool = False
+    """Another task goes on under this one's id."""
     outbox: list[Envelope] | None = None
     """Messages that are to be published in the same commit as the outcome (`Task.replace` and the like)."""
     _message: TaskMessage | None = None

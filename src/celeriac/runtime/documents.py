@@ -71,18 +71,46 @@ class Documents:
         message = job.message
         if not self.wants_errors(message, task):
             return None, ()
-        more = []
-        if state in record.READY_STATES:
-            for task_id, group_id in advance.later_ids(message):
-                document = self.by_all_means(task_id, state, error, traceback=trace, group_id=group_id)
-                more.append(Store(task_id, document, state, None, True))
+        more = self.later(message, state, error, trace) if state in record.READY_STATES else ()
         children = job.context._children
         tuples = [_tuple_of(child) for child in children] if children else []
         try:
             document = self._of(message, state, error, traceback=trace, children=tuples)
         except Exception:  # arguments that can't be written, with result_extended
             document = self.by_all_means(message.id, state, error, traceback=trace, parent_id=message.parent_id)
-        return Store(message.id, document, state), tuple(more)
+        return Store(message.id, document, state), more
+
+    def later(self, message: TaskMessage, state: str, error: Any, trace: str | None) -> tuple[Store, ...]:
+        """Documents of the later steps of a chain, which end with this one."""
+        if not message.chain:
+            return ()
+        return self.unrun(advance.fails_with([*reversed(message.chain)]), state, error, trace)
+
+    def unrun(
+        self, tasks: Sequence[Mapping[str, Any]], state: str, error: Any, trace: str | None
+    ) -> tuple[Store, ...]:
+        """Documents of tasks that will not run because of `error`, given by their options."""
+        return tuple(
+            Store(
+                task["task_id"],
+                self.by_all_means(task["task_id"], state, error, traceback=trace, group_id=task.get("group_id")),
+                state, None, True,
+            )
+            for task in tasks
+            if isinstance(task.get("task_id"), str)
+        )  # fmt: skip
+
+    def entry(self, task_id: str, state: str, result: Any) -> bytes:
+        """What a chord keeps of a member; of an exception in the end only its class and its repr. Raises EncodeError
+        for a value that can't be written."""
+        serializer, compression = self._settings.result_serializer, self._settings.result_compression
+        try:
+            return record.entry(task_id, state, result, serializer, compression)
+        except Exception:
+            if not isinstance(result, BaseException):
+                raise
+            plain = {"exc_type": type(result).__name__, "exc_message": [describe(result)], "exc_module": "builtins"}
+            return record.entry(task_id, state, plain, serializer, compression)
 
     def by_all_means(self, task_id: str, state: str, error: Any, **fields: Any) -> bytes:
         """A document of an exception; in the end only of its class and its repr."""

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from celeriac import telemetry
 from celeriac.canvas import advance
+from celeriac.canvas.expand import Name
 from celeriac.errors import (
+    ChordError,
     Ignore,
     NotRegistered,
     Reject,
@@ -23,8 +25,9 @@ from celeriac.errors import (
     TimeLimitExceeded,
     WorkerLostError,
 )
-from celeriac.model.message import ACK, Dead, Delay, Envelope, Requeue, Settlement, Store
+from celeriac.model.message import ACK, Chord, Dead, Delay, Envelope, Part, Requeue, Settlement, Store
 from celeriac.model.outcome import Report
+from celeriac.runtime import chord
 from celeriac.runtime.documents import Documents, stored_form
 from celeriac.runtime.einfo import ExceptionInfo, describe
 from celeriac.runtime.errback import takes_failure
@@ -59,7 +62,7 @@ class Finish:
         if type(value) not in PLAIN:
             value = stored_form(value)
         try:
-            publish, document = self._outcome_of(job, value)
+            publish, document, chords, parts = self._outcome_of(job, value)
         except Exception as error:  # what can't be stored or sent makes the task a failure
             return self.failed(job, error)
         task_id, args, kwargs = message.id, message.args, message.kwargs
@@ -77,36 +80,98 @@ class Finish:
         if "after_return" in overridden:
             self._handler(job, "after_return", "SUCCESS", value, task_id, args, kwargs, None)
         self._postrun(job, value, "SUCCESS")
-        if not publish and not self.settings.tells_results:
+        if not publish and not parts and not self.settings.tells_results:
             return document, job.runtime
         store = None if document is None else Store(task_id, document, "SUCCESS")
-        return Report(job.seq, "SUCCESS", ACK, store, publish, job.runtime, shown)
+        return Report(job.seq, "SUCCESS", ACK, store, publish, job.runtime, shown, chords=chords, parts=parts)
 
-    def _outcome_of(self, job: Job, value: Any) -> tuple[tuple[Envelope, ...], bytes | None]:
+    def _outcome_of(
+        self, job: Job, value: Any
+    ) -> tuple[tuple[Envelope, ...], bytes | None, tuple[Chord, ...], tuple[Part, ...]]:
         message, context = job.message, job.context
-        publish: tuple[Envelope, ...] = ()
-        children = context._children
-        if message.callbacks or message.chain or message.chord is not None:
-            follow = self._after(message, value)
-            publish = self._envelopes(message, follow)
-            children = [*(children or ()), *follow.children]
+        publish, chords, followers = self._following(message, value)
         if context.outbox:
             publish = (*publish, *context.outbox)
-        if job.ignores_result or not self.settings.stores_results:
-            return publish, None
-        return publish, self.documents.success(message, value, children)
+        if not self.settings.stores_results:
+            return publish, None, (), ()
+        parts = chord.part_of(self.documents, message, "SUCCESS", value) if message.chord is not None else ()
+        if job.ignores_result:
+            return publish, None, chords, parts
+        children = context._children
+        if followers:
+            children = [*(children or ()), *followers]
+        return publish, self.documents.success(message, value, children), chords, parts
 
-    def _after(self, message: TaskMessage, value: Any) -> advance.Follow:
-        priority = message.priority if self.settings.inherit_parent_priority else None
-        return advance.after_success(message, value, now=time.time(), name=_namer(message), priority=priority)
+    def _following(self, message: TaskMessage, value: Any) -> tuple[tuple[Envelope, ...], tuple[Chord, ...], list[Any]]:
+        """Messages, the chords that they open, and result tuples."""
+        if not message.callbacks and not message.chain:
+            return (), (), []
+        follow = advance.after_success(message, value, now=time.time(), name=_namer(message), **self._how(message))
+        chords = chord.opened(follow.chords, self.settings.result_serializer)
+        return self._envelopes(message, follow), chords, follow.children
+
+    def _how(self, message: TaskMessage) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "priority": message.priority if settings.inherit_parent_priority else None,
+            "errors_in_header": settings.errors_in_header,
+        }
+
+    # --- a chord that this message completed
+
+    def joined(self, job: Job, body: Mapping[str, Any], entries: Sequence[bytes], structure: bytes) -> Report:
+        """What follows from a complete chord: its body, or the failure of that. `body` is its signature, `entries` are
+        its members' as they are kept, `structure` is the saved group or empty."""
+        message, settings = job.message, self.settings
+        try:
+            results = chord.results_of(entries, structure, settings.result_serializer, settings.accept_results)
+            follow = advance.after_chord(
+                message, body, results, now=time.time(), name=_namer(message), **self._how(message)
+            )
+            publish = self._envelopes(message, follow, once=True)
+            chords = chord.opened(follow.chords, settings.result_serializer)
+        except ChordError as error:
+            return self._body_failed(job, body, error)
+        except Exception as error:
+            wrapped = ChordError(f"Callback error: {error!r}")
+            wrapped.__cause__ = error
+            return self._body_failed(job, body, wrapped)
+        return Report(job.seq, "SUCCESS", ACK, None, publish, chords=chords)
+
+    def _body_failed(self, job: Job, body: Mapping[str, Any], error: ChordError) -> Report:
+        message = job.message
+        log.error("Chord %r raised: %r", message.group, error)
+        cause: Any = error
+        if body.get("subtask_type") == "group" and isinstance(error.__cause__, Exception):
+            cause = error.__cause__
+        try:
+            firsts = advance.first_errors(body)
+        except Exception:
+            firsts = []
+        publish: list[Envelope] = []
+        for task_id, links in firsts:
+            name = body.get("task") if isinstance(body.get("task"), str) else ""
+            failed = TaskMessage(
+                task_id, str(name), [], {}, errbacks=links, root_id=message.root_id, parent_id=message.id,
+                reply_to=message.reply_to,
+            )  # fmt: skip
+            publish += self._error_links(job.of(failed, self.settings.hostname), cause, None)
+        unrun = advance.fails_with([body])
+        stores = self.documents.unrun(unrun, "FAILURE", cause, None) if self.settings.stores_results else ()
+        main = stores[-1] if stores else None
+        parts = chord.parts_of(self.documents, unrun, "FAILURE", cause)
+        return Report(
+            job.seq, "FAILURE", ACK, main, tuple(publish), result=describe(error), more=stores[:-1], parts=parts
+        )
 
     def replayed(self, job: Job, value: Any) -> Report:
         """SUCCESS stands stored: only what follows from it. Raises what planning and packing raise."""
         message = job.message
-        publish: tuple[Envelope, ...] = ()
-        if message.callbacks or message.chain or message.chord is not None:
-            publish = self._envelopes(message, self._after(message, value))
-        return Report(job.seq, "SUCCESS", ACK, None, (*publish, *(job.context.outbox or ())))
+        publish, chords, _ = self._following(message, value)
+        parts = chord.part_of(self.documents, message, "SUCCESS", value)
+        return Report(
+            job.seq, "SUCCESS", ACK, None, (*publish, *(job.context.outbox or ())), chords=chords, parts=parts
+        )
 
     # --- everything else
 
@@ -138,6 +203,7 @@ class Finish:
         trace = einfo.traceback if error.__traceback__ is not None else ""
         task = plan.task if plan is not None else None
         store, more = self.documents.failure(job, task, "FAILURE", error, trace or None)
+        parts = self._ended_parts(message, "FAILURE", error)
         job.context.outbox = None  # what was to go out with a success does not
         publish = self._error_links(job, error, trace or None)
         if plan is not None and task is not None:
@@ -163,7 +229,15 @@ class Finish:
         shown = self._shown(error, plan)
         if task is not None and task.acks_late and not task.acks_on_failure:
             settlement = Dead(f"the task failed and acks_on_failure is off: {shown}")
-        return Report(seq, "FAILURE", settlement, store, publish, job.runtime, shown, trace, more)
+        return Report(seq, "FAILURE", settlement, store, publish, job.runtime, shown, trace, more, parts=parts)
+
+    def _ended_parts(self, message: TaskMessage, state: str, error: BaseException) -> tuple[Part, ...]:
+        """Members of chords that end with a message: itself, and steps of its chain."""
+        if not self.settings.stores_results or (message.chord is None and not message.chain):
+            return ()
+        later = advance.fails_with([*reversed(message.chain or ())])
+        own = chord.part_of(self.documents, message, state, error)
+        return (*own, *chord.parts_of(self.documents, later, state, error))
 
     def _retried(self, job: Job, error: Retry) -> Report:
         message, task = job.message, job.plan.task
@@ -210,13 +284,20 @@ class Finish:
             return Report(job.seq, "REJECTED", Requeue() if task.acks_late else ACK, runtime=job.runtime, result=shown)
         store, more = self.documents.failure(job, task, "FAILURE", error, None)
         settlement: Settlement = Dead(f"rejected by the task: {_text(error.reason)}") if task.acks_late else ACK
-        return Report(job.seq, "REJECTED", settlement, store, (), job.runtime, shown, more=more)
+        parts = self._ended_parts(message, "FAILURE", error)
+        return Report(job.seq, "REJECTED", settlement, store, (), job.runtime, shown, more=more, parts=parts)
 
     def _ignored(self, job: Job, error: Ignore) -> Report:
         context = {"id": job.message.id, "name": job.shown_name, "description": "ignored"}
         log.info("Task %(name)s[%(id)s] %(description)s", context, extra={"data": context})
         self._postrun(job, error, "IGNORED")
-        return Report(job.seq, "IGNORED", ACK, None, tuple(job.context.outbox or ()), job.runtime, describe(error))
+        publish, shown = tuple(job.context.outbox or ()), describe(error)
+        if job.context.replaced:
+            return Report(job.seq, "IGNORED", ACK, None, publish, job.runtime, shown)
+        # nobody will end what waits for this task, so it ends here
+        parts = self._ended_parts(job.message, "FAILURE", error)
+        more = self.documents.later(job.message, "FAILURE", error, None) if self.settings.stores_results else ()
+        return Report(job.seq, "IGNORED", ACK, None, publish, job.runtime, shown, more=more, parts=parts)
 
     # --- what the parent ended
 
@@ -234,11 +315,13 @@ class Finish:
                     signum=detail or None,
                     expired=why == "expired",
                 )
-            return Report(seq, "REVOKED", ACK, store, (), job.runtime, describe(error), more=more)
+            parts = self._ended_parts(message, "REVOKED", error)
+            return Report(seq, "REVOKED", ACK, store, (), job.runtime, describe(error), more=more, parts=parts)
         if why == "rejected":
             error = Reject(detail, False)
             store, more = self.documents.failure(job, task, "FAILURE", error, None)
-            return Report(seq, "REJECTED", Dead(detail), store, (), 0.0, describe(error), more=more)
+            parts = self._ended_parts(message, "FAILURE", error)
+            return Report(seq, "REJECTED", Dead(detail), store, (), 0.0, describe(error), more=more, parts=parts)
         if why == "timeout":
             report = self._failure(seq, message, plan, TimeLimitExceeded(_number(detail)), job)
             late = task is None or task.acks_late
@@ -255,15 +338,18 @@ class Finish:
             shown = error if isinstance(error, Exception) else WorkerLostError(f"the engine met {describe(error)}")
             document = self.documents.by_all_means(job.message.id, "FAILURE", shown, traceback=trace)
             store = Store(job.message.id, document, "FAILURE")
-        return Report(job.seq, "FAILURE", ACK, store, (), job.runtime, describe(error), trace)
+        shown = error if isinstance(error, Exception) else WorkerLostError(f"the engine met {describe(error)}")
+        parts = self._ended_parts(job.message, "FAILURE", shown)
+        return Report(job.seq, "FAILURE", ACK, store, (), job.runtime, describe(error), trace, parts=parts)
 
     # --- parts
 
-    def _envelopes(self, message: TaskMessage, follow: advance.Follow) -> tuple[Envelope, ...]:
+    def _envelopes(self, message: TaskMessage, follow: advance.Follow, once: bool = False) -> tuple[Envelope, ...]:
         made = []
         for step in follow.steps:
             publish_id = follow_up_id(message.id, message.retries, f"publish {step.edge}", step.index)
-            made.append(self._pack(TaskMessage(**step.fields), step.options, publish_id))
+            envelope = self._pack(TaskMessage(**step.fields), step.options, publish_id)
+            made.append(msgspec.structs.replace(envelope, once=True) if once else envelope)
         return tuple(made)
 
     def _error_links(self, job: Job, error: BaseException, trace: str | None) -> tuple[Envelope, ...]:
@@ -370,7 +456,7 @@ def _classes(throws: Any) -> tuple[type[BaseException], ...]:
     return (throws,) if isinstance(throws, type) else tuple(throws)
 
 
-def _namer(message: TaskMessage) -> advance.Name:
+def _namer(message: TaskMessage) -> Name:
     return lambda edge, index: follow_up_id(message.id, message.retries, edge, index)
 
 

@@ -9,7 +9,7 @@ from datetime import tzinfo
 from typing import Any, Protocol
 
 from celeriac.model.message import Envelope
-from celeriac.runtime.context import Context
+from celeriac.runtime.context import Context, Sent
 from celeriac.runtime.limits import Drive
 from celeriac.wire.task import TaskMessage
 
@@ -108,6 +108,10 @@ class RunSettings:
     """Of `date_done`; None is UTC."""
     time_limit: float | None = None
     """The worker's own hard limit, in seconds; only to name it in TimeLimitExceeded."""
+    errors_in_header: bool = False
+    """Error links of a chord's body are those of its header too."""
+    accept_results: frozenset[str] | None = None
+    """Content types that a stored result may have; None: the serializer's own."""
     tells_results: bool = False
     """Every outcome is a Report with the repr of its result: somebody listens to events."""
 
@@ -164,6 +168,10 @@ class Job:
         """Set while its coroutine runs."""
         self.started = 0.0
         self.runtime = 0.0
+
+    def of(self, message: TaskMessage, hostname: str) -> Job:
+        """As if this had been the run of another message, which will not be run."""
+        return Job(self.seq, message, self.plan, Sent(message, self.plan.task, hostname), self.scope)
 
     @property
     def is_async(self) -> bool:

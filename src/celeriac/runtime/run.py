@@ -13,7 +13,6 @@ from time import perf_counter
 from typing import Any
 
 from celeriac import telemetry
-from celeriac.canvas import advance
 from celeriac.errors import CeleryError
 from celeriac.model.message import RETURN, Dead, Store
 from celeriac.model.outcome import Report
@@ -200,8 +199,6 @@ class Runner:
         try:
             try:
                 self.armed = job.seq
-                if message.chord is not None:
-                    raise advance.unsupported_chord()
                 if plan.before_start:
                     plan.task.before_start(message.id, message.args, message.kwargs)  # type: ignore[attr-defined]
                 value = plan.call(*message.args, **message.kwargs)
@@ -375,8 +372,6 @@ class Runner:
 
     async def _coroutine(self, job: Job) -> Any:
         plan, message = job.plan, job.message
-        if message.chord is not None:
-            raise advance.unsupported_chord()
         if plan.before_start:
             answer = plan.task.before_start(message.id, message.args, message.kwargs)  # type: ignore[attr-defined]
             if isinstance(answer, Coroutine):
@@ -386,10 +381,13 @@ class Runner:
 
     # --- what is not run
 
-    def end(self, seq: int, blob: bytes, why: str, detail: str) -> Report:
+    def end(self, seq: int, blob: bytes, why: str, detail: Any) -> Report:
         """End a message without running it: document, handlers, error links. `why` and `detail` as in an END frame."""
         try:
-            message = unpack(blob, self._accept)
+            if why == "joined" and not blob:
+                message = TaskMessage(detail[4], "celery.chord", [], {}, group=detail[3])
+            else:
+                message = unpack(blob, self._accept)
         except CeleryError as error:
             return self._unreadable(seq, blob, error)
         job = self._job(seq, message, self._plan(message.task) or Plan(Unknown(message.task)))
@@ -401,8 +399,11 @@ class Runner:
             self._run_late()
         return report
 
-    def _ended(self, job: Job, why: str, detail: str) -> Report:
+    def _ended(self, job: Job, why: str, detail: Any) -> Report:
         _set_current(job.context)
+        if why == "joined":
+            body, entries, structure = detail[:3]
+            return self._finish.joined(job, values.loads(body), entries, structure)
         plan = None if isinstance(job.plan.task, Unknown) else job.plan
         return self._finish.ended(job.seq, job.message, plan, why, detail, job)
 

@@ -26,6 +26,8 @@ class WorkerConfig:
     lease: float = 30.0
     result_expires: float | None = 86400.0
     failure_expires: float | None = 86400.0
+    result_serializer: str = "json"
+    result_compression: str | None = None
     unknown_patience: float = 600.0
     child_loss_cap: int = CHILD_LOSS_CAP
     worker_loss_cap: int = WORKER_LOSS_CAP

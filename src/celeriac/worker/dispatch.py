@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -22,8 +22,10 @@ from celeriac.wire import frame
 from celeriac.wire.task import read_head
 from celeriac.worker.admission import UNKNOWN_HEADER, End, Limits, Wait, decide
 from celeriac.worker.config import WorkerConfig
+from celeriac.worker.documents import READY_STATES, status
+from celeriac.worker.joins import Joins
 from celeriac.worker.limits import Buckets
-from celeriac.worker.outbox import Held, Outbox
+from celeriac.worker.outbox import Complete, Held, Outbox
 
 log = logging.getLogger("celeriac.worker")
 
@@ -81,6 +83,8 @@ class Dispatch:
             config.unknown_patience,
         )
         self._tell_received = False
+        self.joins = Joins(self.pool, self.outbox, config.result_expires)
+        """Chords that messages of ours have completed."""
 
     # --- claimed
 
@@ -112,6 +116,8 @@ class Dispatch:
                 continue
             traits = traits_of.get(head.task)
             held = Held(receipt, head, traits)
+            if head.group is not None:
+                held.blob = blob
             self.known[id(held)] = held
             if info:
                 log.info("Task %s[%s] received", head.shadow or head.task, head.id)
@@ -119,7 +125,7 @@ class Dispatch:
                 self._event("task-received", head)
             if self._tell_received:
                 telemetry.task_received.send(self, request=head)
-            if head.redelivered and not self.together:
+            if head.redelivered and (not self.together or head.group is not None):
                 self.doubtful.append((held, blob))
                 continue
             if (
@@ -178,13 +184,16 @@ class Dispatch:
             return
         self.pool.submit(call)
 
-    def resume(self, documents: Mapping[str, bytes], succeeded: Callable[[bytes], bool], now: float) -> None:
+    def resume(self, documents: Mapping[str, bytes], now: float) -> None:
         """Go on with the doubtful messages: a SUCCESS that stands stored is not run again, only what follows from it
-        is published and its message settled."""
+        is published and its message settled. Nor is a member of a chord that has ended in another way: it may be that
+        only the chord was left to be carried on with."""
         doubtful, self.doubtful = self.doubtful, []
         for held, blob in doubtful:
             document = documents.get(held.head.id)
-            if document is not None and held.traits is not None and succeeded(document):
+            state = "" if document is None else status(document)
+            ended = state == "SUCCESS" or (held.head.group is not None and state in READY_STATES)
+            if document is not None and held.traits is not None and ended:
                 self.pool.submit(Call(blob, held.head.task, held, replay=document))
             else:
                 self._decide(held, blob, now)
@@ -221,6 +230,13 @@ class Dispatch:
                 self.pool.submit(call)
             return
         self.known.pop(id(held), None)
+
+    def completed(self, held: Held | None, completion: Completion, groups: Collection[str]) -> None:
+        """The completion is carried out but for its settlement, and its parts completed chords that are ours now."""
+        chords = [Complete(p.group, p.token, p.body, p.id) for p in completion.parts if p.group in groups]
+        if held is not None and held.acking:
+            held = None
+        self.joins.complete(held, chords, completion.settlement)
 
     def refused(self, held: Held | None, certain: bool) -> None:
         """The in-flight entry of `held` was not ours any more. Not `certain`: we may have removed it ourselves,
@@ -276,6 +292,15 @@ class Dispatch:
         """Any other outcome: what it says is carried out with the next cycle."""
         held: Held = call.owner
         head = held.head
+        if call.end is not None and call.end[0] == "joined":
+            self.joins.reported(
+                held,
+                report,
+                None if report.store is None else self._expiring(report.store),
+                [self._expiring(later) for later in report.more],
+            )
+            self._kick()
+            return
         if report.state == "REJECTED" and isinstance(report.settlement, Return) and call.end is None:
             # the child does not know the task although the catalogue did: let admission see it as unknown
             self.traits.pop(head.task, None)
@@ -293,7 +318,8 @@ class Dispatch:
             store = self._expiring(store)
         for later in report.more:  # before the message is settled: a crash in between repeats all of it
             self.outbox.add(Completion(None, ACK, self._expiring(later)), None)
-        self.outbox.add(Completion(held.receipt, settlement, store, report.publish), held)
+        chords = self.joins.expiring(report.chords) if report.chords else ()
+        self.outbox.add(Completion(held.receipt, settlement, store, report.publish, chords, report.parts), held)
         if self._event is not None:
             self._tell_ended(call, report)
         self.processed[head.task] = self.processed.get(head.task, 0) + 1
@@ -326,6 +352,9 @@ class Dispatch:
 
     def on_lost(self, call: Call, reason: str) -> None:
         held: Held = call.owner
+        if call.end is not None and call.end[0] == "joined":
+            self.joins.lost(call, reason)
+            return
         head, traits = held.head, held.traits
         child_losses, worker_losses = head.losses or (0, 0)
         log.error(
@@ -359,8 +388,8 @@ class Dispatch:
         """Unstarted calls go back to the broker, uncounted; those that were acknowledged early stay."""
         for call in reversed(calls):
             held: Held = call.owner
-            if held.receipt is None:
-                self.pool.ready.appendleft(call)
+            if held.receipt is None or held.join is not None:
+                self.pool.first(call)
             else:
                 self._settle(held, Completion(held.receipt, RETURN))
         self._kick()

@@ -4,9 +4,28 @@ from __future__ import annotations
 
 import msgspec
 
-from celeriac.model.message import Completion, Receipt
+from celeriac.model.message import Completion, Receipt, Settlement
 from celeriac.model.outcome import TaskTraits
 from celeriac.wire.task import Head
+
+
+class Complete(msgspec.Struct, frozen=True, gc=False):
+    """A chord that is complete and ours."""
+
+    group: str
+    token: str
+    body: bytes
+    member: str
+    """Task id of the member that completed it."""
+
+
+class Join(msgspec.Struct, gc=False):
+    """What is to be done before a message is settled."""
+
+    chords: list[Complete]
+    settlement: Settlement
+    losses: int = 0
+    """How often a child was lost over the first of them."""
 
 
 class Held(msgspec.Struct, gc=False):
@@ -22,6 +41,10 @@ class Held(msgspec.Struct, gc=False):
     """Its early acknowledgement is on the way; it runs when that is committed."""
     finishing: bool = False
     """Its completion is in the outbox."""
+    blob: bytes = b""
+    """The message; kept only of those that may be members of a chord."""
+    join: Join | None = None
+    """It completed chords."""
 
 
 class Outbox:

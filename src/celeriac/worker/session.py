@@ -16,7 +16,8 @@ from celeriac.model.message import Completion, Demand, Verdict
 from celeriac.pools.memory import trim
 from celeriac.ports import Broker, Consumer, ResultBackend
 from celeriac.worker.dispatch import Dispatch
-from celeriac.worker.documents import status
+from celeriac.worker.documents import entry_of
+from celeriac.worker.joins import Sweeper
 from celeriac.worker.outbox import Held
 
 log = logging.getLogger("celeriac.worker")
@@ -75,6 +76,7 @@ class Session:
                 asyncio.create_task(self._cycles(consumer)),
                 asyncio.create_task(self._beats(consumer)),
                 asyncio.create_task(self._recoveries(consumer)),
+                *([asyncio.create_task(self._sweeps(self.backend))] if self.backend is not None else []),
             ]
             try:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -93,6 +95,8 @@ class Session:
         drained = False
         while True:
             want = dispatch.want() if self.accepting else 0
+            if dispatch.joins.waiting and self.backend is not None:
+                await dispatch.joins.fetch(self.backend)
             if not outbox and (not want or drained) and not consumer.ahead:
                 await self._sleep(consumer, bool(want))
                 drained = False
@@ -103,15 +107,20 @@ class Session:
             parked = dispatch.buckets.demand() if want else {}
             finished, held, uncertain = outbox.take(BATCH)
             settle: Sequence[Completion] = finished
+            early: dict[int, Verdict] = {}
             try:
                 if not self.together and finished:
-                    settle = await self._elsewhere(consumer, finished)
+                    settle, early = await self._elsewhere(consumer, finished)
                 turn = await consumer.cycle(settle, Demand(want, parked=parked))
             except BaseException:
                 outbox.put_back(finished, held)
                 raise
             if finished:
-                self._verdicts(held, turn.verdicts, uncertain)
+                verdicts = turn.verdicts
+                if early:
+                    rest = iter(verdicts)
+                    verdicts = [early[n] if n in early else next(rest) for n in range(len(finished))]
+                self._verdicts(finished, held, verdicts, uncertain)
             if turn.now:
                 self._offset = turn.now - time.time()
             if turn.cancelled != self._cancel_version:
@@ -126,12 +135,16 @@ class Session:
             self._next_due = turn.next_due
             drained = want > 0 and len(turn.deliveries) < want and not turn.more
 
-    def _verdicts(self, held: list[Held | None], verdicts: Sequence[Verdict], uncertain: int) -> None:
+    def _verdicts(
+        self, finished: list[Completion], held: list[Held | None], verdicts: Sequence[Verdict], uncertain: int
+    ) -> None:
         dispatch = self.dispatch
         known = dispatch.known
         for index, verdict in enumerate(verdicts):
             owner = held[index]
-            if verdict.ok:
+            if verdict.complete:
+                dispatch.completed(owner, finished[index], verdict.complete)
+            elif verdict.ok:
                 if owner is not None and not owner.acking:
                     known.pop(id(owner), None)
                 else:
@@ -141,20 +154,29 @@ class Session:
             else:
                 dispatch.failed(owner, verdict.error)
 
-    async def _elsewhere(self, consumer: Consumer, finished: list[Completion]) -> list[Completion]:
-        """Broker and result backend are two servers: publish, store, then settle. The fence stands in the broker, so
-        what was held when a lease ended is looked up there first, and the store gets the end of the lease by its own
-        clock: a worker that is stopped in between comes too late. Gives what is left to settle."""
+    async def _elsewhere(
+        self, consumer: Consumer, finished: list[Completion]
+    ) -> tuple[list[Completion], dict[int, Verdict]]:
+        """Broker and result backend are two servers: open chords, publish, store, count, then settle. The fence stands
+        in the broker, so what was held when a lease ended is looked up there first, and the store gets the end of the
+        lease by its own clock: a worker that is stopped in between comes too late. Gives what is left to settle, and
+        the verdicts of those that are not to be settled yet (numbers in `finished`)."""
         if time.monotonic() > self.dispatch.safe_until:
             await self._renew(consumer)
         mine = await self._still_ours(consumer, finished)
+        backend = self.backend
+        if backend is not None and any(c.fire is not None for c in mine):
+            # what another one has carried out by now is only settled
+            mine = [c for c in mine if c.fire is None or await backend.hold(c.fire, self.lease / 2)]
+        if backend is not None and (chords := [chord for c in mine for chord in c.chords]):
+            await backend.open_chords(chords)
         envelopes = [envelope for c in mine for envelope in c.publish]
         if envelopes:
             await self.broker.publish(envelopes)
         stores = [c.store for c in mine if c.store is not None]
-        while stores and self.backend is not None:
+        while stores and backend is not None:
             deadline = self._store_offset + self.dispatch.safe_until
-            verdicts = await self.backend.store(stores, deadline)
+            verdicts = await backend.store(stores, deadline)
             late = [store for store, verdict in zip(stores, verdicts, strict=True) if verdict.lost]
             for store, verdict in zip(stores, verdicts, strict=True):
                 if verdict.error:
@@ -164,10 +186,32 @@ class Session:
                 mine = await self._still_ours(consumer, mine)
                 late = [c.store for c in mine if c.store is not None and c.store in late]
             stores = late
-        return [
-            msgspec.structs.replace(c, store=None, publish=()) if c.store is not None or c.publish else c
-            for c in finished
+        early = {} if backend is None else await self._count_elsewhere(backend, finished, mine)
+        settle = [
+            msgspec.structs.replace(c, store=None, publish=(), chords=(), parts=(), fire=None)
+            if c.store is not None or c.publish or c.chords or c.parts or c.fire
+            else c
+            for n, c in enumerate(finished)
+            if n not in early
         ]
+        return settle, early
+
+    async def _count_elsewhere(
+        self, backend: ResultBackend, finished: list[Completion], mine: list[Completion]
+    ) -> dict[int, Verdict]:
+        parts = [part for c in mine for part in c.parts]
+        early: dict[int, Verdict] = {}
+        if parts:
+            complete = iter(await backend.count(parts, self.lease / 2))
+            numbers = {id(c): n for n, c in enumerate(finished)}
+            for c in mine:
+                groups = tuple(part.group for part in c.parts if next(complete))
+                if groups:
+                    early[numbers[id(c)]] = Verdict(True, complete=groups)
+        fires = [c.fire for c in mine if c.fire is not None]
+        if fires:
+            await backend.fire(fires, self.lease / 2)
+        return early
 
     async def _still_ours(self, consumer: Consumer, finished: list[Completion]) -> list[Completion]:
         suspects = self.dispatch.suspects
@@ -182,7 +226,7 @@ class Session:
         documents: Mapping[str, bytes] = {}
         if self.backend is not None:
             documents = await self.backend.fetch([held.head.id for held, _ in self.dispatch.doubtful])
-        self.dispatch.resume(documents, lambda document: status(document) == "SUCCESS", now)
+        self.dispatch.resume(documents, now)
 
     async def _sleep(self, consumer: Consumer, wanting: bool) -> None:
         """Until something is finished, room becomes free, a message may be there, or one is due."""
@@ -260,6 +304,19 @@ class Session:
                 log.warning("%d message(s) of lost workers were given back to their queues", count)
                 self.kick.set()
             await asyncio.sleep(interval)
+
+    async def _sweeps(self, backend: ResultBackend) -> None:
+        config = self.dispatch.config
+
+        def entry(task_id: str, document: bytes) -> bytes | None:
+            return entry_of(task_id, document, config.result_serializer, config.result_compression)
+
+        sweeper = Sweeper(self.dispatch.joins, backend, self.epoch, self.lease, entry)
+        interval = max(1.0, self.lease / 3)
+        while True:
+            await asyncio.sleep(interval)
+            await sweeper.sweep()
+            self.kick.set()
 
 
 async def lasting(session_of: Callable[[], Session], stopping: asyncio.Event, where: str) -> None:
