@@ -10,6 +10,8 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+import msgspec
+
 from celeriac.app import publish, registry
 from celeriac.app.canvas import Signature, signature
 from celeriac.app.config import symbol
@@ -19,10 +21,12 @@ from celeriac.app.registry import TaskRegistry
 from celeriac.app.result_set import GroupResult as Group
 from celeriac.app.result_set import ResultSet as Set
 from celeriac.app.results import DISABLED, Results
+from celeriac.canvas.expand import Opened
 from celeriac.errors import AlwaysEagerIgnored, ImproperlyConfigured
 from celeriac.model.message import Envelope
 from celeriac.model.version import __version__
 from celeriac.ports import Broker, Reader, ResultBackend, Sender
+from celeriac.runtime import chord
 from celeriac.wire.record import Record
 from celeriac.wire.task import TaskMessage
 
@@ -273,6 +277,17 @@ class Celeriac(Making):
             request.outbox = [*(request.outbox or ()), *envelopes]
         else:
             self.publish(envelopes)
+
+    def open_chords(self, request: Any, chords: Sequence[Opened]) -> None:
+        """Open chords in the same commit as the outcome of a run; at once where that is not possible."""
+        opened = tuple(
+            msgspec.structs.replace(each, expires=self.backend.expires())
+            for each in chord.opened(chords, self.backend.serializer)
+        )
+        if self.wiring.in_child and request._message is not None:
+            request.opened = [*(request.opened or ()), *opened]
+        elif opened:
+            self.backend.reader.open_chords(opened)
 
     # Adapters
 

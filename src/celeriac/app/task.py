@@ -12,13 +12,14 @@ from typing import Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar, cast, o
 import msgspec
 
 from celeriac import errors, telemetry
-from celeriac.app import bulk, publish, registry, retrying
+from celeriac.app import bulk, publish, registry, replacing, retrying
 from celeriac.app.attributes import CurrentApp, FromSetting, held
 from celeriac.app.canvas import NOT_YET, Signature, maybe_signature, signature
 from celeriac.app.checking import Shape
 from celeriac.app.handle import AsyncResult as Handle
 from celeriac.app.handle import EagerResult
 from celeriac.app.plan import Plan, make_plan
+from celeriac.canvas import tree
 from celeriac.errors import Ignore, ImproperlyConfigured, OperationalError, Retry
 from celeriac.model.outcome import TaskTraits
 from celeriac.runtime.context import Context, current
@@ -194,8 +195,10 @@ class Task(Generic[P, R]):
         request = self.request
         if request.is_eager:
             return sig.apply().get()
-        message, options = self._replacement(request, sig)
-        self.app.follow_up(request, message, options)
+        if request.stamps and request.stamped_headers:
+            sig = sig.clone()
+            sig.stamp(**{key: value for key, value in request.stamps.items() if key in request.stamped_headers})
+        replacing.send(self.app, request, replacing.expansion(_message_of(request, self), sig))
         raise Ignore(f"{self.name}[{request.id}] was replaced by {sig!r}")
 
     @cached_property
@@ -511,29 +514,20 @@ class Task(Generic[P, R]):
 
         raise eager.Replaced(value)
 
-    def _replacement(self, request: Any, sig: Any) -> tuple[TaskMessage, dict[str, Any]]:
-        old = _message_of(request, self)
-        sig = sig.clone()
-        if request.stamps and request.stamped_headers:
-            sig.stamp(**{key: value for key, value in request.stamps.items() if key in request.stamped_headers})
-        options = dict(sig.options)
-        links = [*publish.many(options.pop("link", None)), *(old.callbacks or ())]
-        errors_ = [*publish.many(options.pop("link_error", None)), *(old.errbacks or ())]
-        chain = [*(old.chain or ()), *(options.pop("chain", None) or ())]
-        options.update(
-            task_id=old.id, root_id=old.root_id or old.id, parent_id=old.parent_id, group_id=old.group,
-            group_index=old.group_index, chord=old.chord, chain=chain or None, link=links or None,
-            link_error=errors_ or None, reply_to=old.reply_to, ignore_result=old.ignore_result,
-            replaced_task_nesting=(old.replaced_task_nesting or 0) + 1,
+    def add_to_chord(self, sig: Any, lazy: bool = False) -> Any:
+        """Add a call to the chord that this run is a member of: its body waits for it too. `lazy`: only prepare it;
+        whoever gets it has to send it. Returns its result, or the signature. Raises ValueError outside a chord."""
+        request = self.request
+        if not request.chord:
+            raise ValueError("the current task is not a member of a chord")
+        sig = maybe_signature(sig, self.app)
+        sig.set(
+            group_id=request.group, group_index=request.group_index, chord=request.chord, root_id=request.root_id
         )  # fmt: skip
-        task = self.app.tasks.get(sig.task)
-        outgoing = publish.prepare(self.app, sig.task, sig.args, sig.kwargs, options, task)
-        sending = {key: value for key, value in options.items() if key in publish.SENDING}
-        return outgoing.message, sending
-
-    def add_to_chord(self, sig: Any, lazy: bool = False) -> NoReturn:
-        """Not in this version."""
-        raise NotImplementedError(f"add_to_chord: {NOT_YET}")
+        sig.freeze()
+        for _ in range(tree.size(sig)):
+            self.backend.reader.add_to_chord(request.group)
+        return sig if lazy else sig.delay()
 
     def add_trail(self, result: Any) -> Any:
         """Record a result as a child of the run that is current."""

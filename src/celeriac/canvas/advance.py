@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from celeriac.canvas import tree
-from celeriac.canvas.expand import Name, Opened, expand
+from celeriac.canvas.expand import Expansion, Name, Opened, expand
 from celeriac.canvas.tree import Signature
 from celeriac.errors import InvalidTaskError
 
@@ -147,14 +147,21 @@ def _planner(
             signature, args, name=name, edge=edge, root_id=message.root_id or message.id, parent_id=message.id,
             priority=priority, chain=chain, defaults=defaults, errors_in_header=errors_in_header,
         )  # fmt: skip
-        for call in found.calls:
-            fields: dict[str, Any] = {"task": call.task, "args": call.args, "kwargs": call.kwargs}
-            _apply(fields, call.options, now, None)
-            follow.steps.append(Step(fields, _sending(call.options), edge, call.index))
+        follow.steps += steps(found, edge, now)
         follow.children.append(found.result.as_tuple())
         follow.chords += found.chords
 
     return plan
+
+
+def steps(found: Expansion, edge: str, now: float) -> list[Step]:
+    """The messages of an expansion. Raises InvalidTaskError for options that can't be read."""
+    made = []
+    for call in found.calls:
+        fields: dict[str, Any] = {"task": call.task, "args": call.args, "kwargs": call.kwargs}
+        _apply(fields, call.options, now, None)
+        made.append(Step(fields, _sending(call.options), edge, call.index))
+    return made
 
 
 def fails_with(signatures: Sequence[Any]) -> list[dict[str, Any]]:

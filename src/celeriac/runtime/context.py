@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
-from celeriac.model.message import Envelope
+from celeriac.model.message import Chord, Envelope
 from celeriac.wire.task import TaskMessage
 
 
@@ -91,6 +91,8 @@ class Context:
     """The Task object that runs."""
     replaced: bool = False
     """Another task goes on under this one's id."""
+    opened: list[Chord] | None = None
+    """Chords whose members are in the outbox."""
     outbox: list[Envelope] | None = None
     """Messages that are to be published in the same commit as the outcome (`Task.replace` and the like)."""
     _message: TaskMessage | None = None

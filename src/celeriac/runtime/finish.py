@@ -92,6 +92,7 @@ class Finish:
         publish, chords, followers = self._following(message, value)
         if context.outbox:
             publish = (*publish, *context.outbox)
+            chords = (*chords, *(context.opened or ()))
         if not self.settings.stores_results:
             return publish, None, (), ()
         parts = chord.part_of(self.documents, message, "SUCCESS", value) if message.chord is not None else ()
@@ -293,7 +294,8 @@ class Finish:
         self._postrun(job, error, "IGNORED")
         publish, shown = tuple(job.context.outbox or ()), describe(error)
         if job.context.replaced:
-            return Report(job.seq, "IGNORED", ACK, None, publish, job.runtime, shown)
+            chords = tuple(job.context.opened or ())
+            return Report(job.seq, "IGNORED", ACK, None, publish, job.runtime, shown, chords=chords)
         # nobody will end what waits for this task, so it ends here
         parts = self._ended_parts(job.message, "FAILURE", error)
         more = self.documents.later(job.message, "FAILURE", error, None) if self.settings.stores_results else ()
