@@ -14,6 +14,7 @@ from typing import Any
 
 from celeriac.app.bridge import Bridge
 from celeriac.errors import DuplicateNodenameWarning, OperationalError
+from celeriac.model import revoking
 from celeriac.model.message import Envelope
 from celeriac.wire import notice
 from celeriac.wire.ids import new_id
@@ -48,11 +49,7 @@ class Control:
         OperationalError when the broker could not store that."""
         ids = _ids(task_id)
         signal = signal or "SIGTERM"
-        entries = [*ids, *(f"{one}\0{signal}" for one in ids)] if terminate else ids
-        if self.app.wiring.in_child:
-            self.app.wiring.cancel(entries, CANCEL_SECONDS)
-        else:
-            self._run(self._cancel(entries))
+        self._store(revoking.entries(ids, signal if terminate else None))
         arguments = {"task_id": ids if len(ids) != 1 else ids[0], "terminate": terminate, "signal": signal}
         return self.broadcast("revoke", arguments, destination, **how)
 
@@ -80,10 +77,17 @@ class Control:
         signal: str = "SIGTERM",
         **how: Any,
     ) -> Any:
-        """Tell workers to revoke tasks by their stamps. Celery's workers know this command; see `revoke` for one that
-        is durable."""
+        """`revoke` for all tasks that carry one of these stamps: `{header: value or list of values}`."""
+        signal = signal or "SIGTERM"
+        self._store(revoking.stamp_entries(headers, signal if terminate else None))
         arguments = {"headers": dict(headers), "terminate": terminate, "signal": signal}
         return self.broadcast("revoke_by_stamped_headers", arguments, destination, **how)
+
+    def _store(self, entries: list[str]) -> None:
+        if self.app.wiring.in_child:
+            self.app.wiring.cancel(entries, CANCEL_SECONDS)
+        else:
+            self._run(self._cancel(entries))
 
     async def _cancel(self, entries: list[str]) -> None:
         broker = await self.app.wiring.broker_here()

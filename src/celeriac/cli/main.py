@@ -25,6 +25,7 @@ COMMANDS = {
     "demo": ("celeriac.cli.demo:demo", "See it work: run a small project, watch its tasks, check their results."),
     "call": ("celeriac.cli.call:call", "Send a task by its name and print its id."),
     "result": ("celeriac.cli.call:result", "Wait for a task's result and print it."),
+    "workflow": ("celeriac.cli.workflow:workflow", "Show how a chain, group or chord stands."),
     "queues": ("celeriac.cli.queues:queues", "Show what lies where, and put single messages right."),
     "purge": ("celeriac.cli.purge:purge", "Delete the messages that wait in queues."),
     "release": ("celeriac.cli.purge:release", "Move everything celeriac keeps aside back to where Celery finds it."),

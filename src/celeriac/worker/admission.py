@@ -6,6 +6,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 
 from celeriac.model.outcome import TaskTraits
+from celeriac.model.revoking import is_cancelled
 from celeriac.wire.task import Head
 
 UNKNOWN_HEADER = "x-celeriac-unknown"
@@ -62,7 +63,7 @@ def decide(
     head: Head, traits: TaskTraits | None, now: float, cancelled: Set[str], limits: Limits, unknown: tuple[float, int]
 ) -> Decision:
     """Say what becomes of the message. `unknown` is the value of UNKNOWN_HEADER, (0, 0) when it has none."""
-    if head.id in cancelled:
+    if cancelled and is_cancelled(cancelled, head.id, head.stamped_headers, head.stamps):
         return End("revoked")
     if head.expires is not None and head.expires <= now:
         return End("expired")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from celeriac.errors import CeleryError, OperationalError
+from celeriac.model import revoking
 from celeriac.ports import Bus
 from celeriac.wire import notice
 from celeriac.worker.config import WorkerConfig
@@ -40,9 +41,10 @@ class Control:
         self._commands: dict[str, Callable[..., Any]] = {
             "ping": lambda worker: {"ok": "pong"},
             "revoke": _revoke,
+            "revoke_by_stamped_headers": _revoke_by_stamps,
             "terminate": lambda worker, signal, task_id: _revoke(worker, task_id, terminate=True, signal=signal),
             "clock": lambda worker: {"clock": worker.events.clock()},
-            "revoked": lambda worker: sorted(i for i in worker.dispatch.cancelled if "\x00" not in i),
+            "revoked": lambda worker: sorted(i for i in worker.dispatch.cancelled if i.isprintable()),
             "registered": lambda worker, **_: sorted(worker.dispatch.traits),
             "heartbeat": lambda worker: worker.events.heartbeat(),
             "shutdown": lambda worker: worker.stop("Warm", None),
@@ -99,9 +101,24 @@ def _revoke(
 ) -> dict[str, str]:
     """End what waits here; the durable list in the broker keeps the rest from running."""
     ids = [task_id] if isinstance(task_id, str) else list(task_id)
-    dispatch = worker.dispatch
-    dispatch.revoke(dispatch.cancelled | frozenset(ids))
+    hit = _cancel(worker, ids, str(signal) if terminate else None)
     if not terminate:
         return {"ok": f"tasks {set(ids)} flagged as revoked"}
-    hit = [i for i in ids if dispatch.terminate(i, str(signal))]
     return {"ok": f"terminate: {', '.join(hit)}" if hit else "terminate: tasks unknown"}
+
+
+def _revoke_by_stamps(
+    worker: Controlled, headers: dict[str, Any], terminate: bool = False, signal: str = "SIGTERM", **_: Any
+) -> dict[str, str]:
+    """`_revoke` for all tasks that carry one of these stamps."""
+    hit = _cancel(worker, revoking.stamp_entries(headers), str(signal) if terminate else None)
+    if not terminate:
+        return {"ok": f"headers {headers} flagged as revoked"}
+    return {"ok": f"headers {headers} flagged as revoked, {'terminated' if hit else 'no tasks run with them'}"}
+
+
+def _cancel(worker: Controlled, names: list[str], signal: str | None) -> list[str]:
+    """End what waits here; gives those of which something was running and is terminated."""
+    dispatch = worker.dispatch
+    dispatch.revoke(dispatch.cancelled | frozenset(names))
+    return [name for name in names if dispatch.terminate(name, signal)] if signal else []

@@ -13,6 +13,7 @@ from celeriac import telemetry
 from celeriac.errors import CeleryError, InvalidTaskError
 from celeriac.model.message import ACK, RETURN, Completion, Dead, Delay, Delivery, Park, Receipt, Return, Store
 from celeriac.model.outcome import Catalogue, Report, TaskTraits
+from celeriac.model.revoking import is_cancelled, marks
 from celeriac.pools.frames import Ask
 from celeriac.pools.handle import Call, Listener
 from celeriac.pools.inprocess import InProcess
@@ -139,7 +140,7 @@ class Dispatch:
                 and traits.time_limit is None
                 and traits.soft_time_limit is None
                 and traits.rate_limit is None
-                and head.id not in cancelled
+                and not (cancelled and is_cancelled(cancelled, head.id, head.stamped_headers, head.stamps))
             ):
                 submit(Call(blob, head.task, held))
                 continue
@@ -449,21 +450,26 @@ class Dispatch:
             return
         calls = self.pool.drain()
         for call in calls:
-            if call.end is None and call.owner.head.id in new:
+            head = call.owner.head
+            if call.end is None and is_cancelled(new, head.id, head.stamped_headers, head.stamps):
                 call.end = ("revoked", "")
             self.pool.submit(call)
-        for entry in new:
-            task_id, mark, signal_name = entry.partition("\x00")
-            if mark:
-                self.terminate(task_id, signal_name)
+        for name, signal_name in marks(new):
+            self.terminate(name, signal_name)
         self.feed()
 
-    def terminate(self, task_id: str, signal_name: str) -> int:
-        """Signal the child that runs this task."""
+    def terminate(self, name: str, signal_name: str) -> int:
+        """Signal the children that run this task, or tasks with this stamp (`model.revoking`)."""
         import signal
 
         number = getattr(signal, signal_name if signal_name.startswith("SIG") else f"SIG{signal_name}", signal.SIGTERM)
-        return self.pool.cancel(lambda call: call.owner.head.id == task_id, "terminated", signal_name, int(number))
+        meant = frozenset((name,))
+
+        def is_meant(call: Call) -> bool:
+            head = call.owner.head
+            return is_cancelled(meant, head.id, head.stamped_headers, head.stamps)
+
+        return self.pool.cancel(is_meant, "terminated", signal_name, int(number))
 
 
 def _pool(listener: Listener, config: WorkerConfig) -> Pool | InProcess:

@@ -76,6 +76,46 @@ def early(self: Any, seconds: float = 0.0) -> int:
     return os.getpid()
 
 
+@app.task(bind=True)
+def item(self: Any, number: int, seconds: float = 0.0) -> int:
+    """A member of a workflow: give the number back."""
+    mark("start", self.request.id)
+    if seconds:
+        time.sleep(seconds)
+    mark("end", self.request.id)
+    return number
+
+
+@app.task(bind=True)
+def total(self: Any, numbers: list[int]) -> int:
+    """The body of a chord: their sum."""
+    mark("start", self.request.id)
+    mark("end", self.request.id)
+    return sum(numbers)
+
+
+@app.task(bind=True)
+def twice(self: Any, number: int) -> int:
+    """A step of a chain."""
+    mark("start", self.request.id)
+    mark("end", self.request.id)
+    return 2 * number
+
+
+@app.task(bind=True)
+def bad(self: Any, number: int) -> int:
+    """A member that fails."""
+    mark("start", self.request.id)
+    mark("end", self.request.id)
+    raise ValueError(f"bad {number}")
+
+
+@app.task(bind=True)
+def told(self: Any, failed_id: str) -> None:
+    """An error link that is sent as a task."""
+    mark("told", failed_id)
+
+
 @app.task
 def echo(value: Any) -> Any:
     """Give the argument back."""
