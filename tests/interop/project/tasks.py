@@ -37,6 +37,18 @@ def add(x: int, y: int) -> int:
 
 
 @app.task
+def step(*args: Any) -> list[Any]:
+    """A step of a workflow: what it was given."""
+    return list(args)
+
+
+@app.task
+def breaks(*args: Any) -> None:
+    """A step that fails."""
+    raise ValueError("broken")
+
+
+@app.task
 def echo(*args: Any, **kwargs: Any) -> Any:
     """What arrived."""
     return [args, kwargs]
