@@ -268,6 +268,10 @@ class Dispatch:
                 held.head.id,
                 error,
             )
+            if held.blob and held.receipt is not None:
+                # a chord may wait for it: let a child say that it has failed
+                again = Held(None, held.head, held.traits)
+                self.pool.submit(Call(held.blob, held.head.task, again, end=("rejected", error)))
 
     # --- the pool's listener
 
