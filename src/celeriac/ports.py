@@ -9,7 +9,21 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from celeriac.model.message import Completion, Counts, Demand, Envelope, Page, Receipt, Store, Turn, Verdict
+from celeriac.model.message import (
+    Chord,
+    Completion,
+    Counts,
+    Demand,
+    Envelope,
+    Fire,
+    Page,
+    Part,
+    Receipt,
+    Standing,
+    Store,
+    Turn,
+    Verdict,
+)
 
 
 class Place(StrEnum):
@@ -54,8 +68,9 @@ class Consumer(Protocol):
     async def cycle(self, finished: Sequence[Completion], want: Demand) -> Turn:
         """Settle what is finished and claim what is wanted, in one round trip and one atomic step each.
 
-        Stores and envelopes in `finished` are carried out in the same step; a caller whose result backend is another
-        server takes them out before. Each completion gets its own verdict."""
+        Stores, envelopes and what is said of chords in `finished` are carried out in the same step; a caller whose
+        result backend is another server takes stores and chords out before. Each completion gets its own verdict. A
+        chord that is complete is held for `max(2, lease / 2)` seconds."""
         ...
 
     async def wait(self) -> None:
@@ -197,6 +212,41 @@ class ResultBackend(Protocol):
 
     async def forget_group(self, group_id: str) -> None: ...
 
+    async def open_chords(self, chords: Sequence[Chord]) -> None:
+        """Make chords known whose members are about to be published. What was counted already stays counted; a chord of
+        that name that was held or done is open again. May be repeated. A chord's data is forgotten `Chord.expires`
+        seconds after its last movement; that of one that nobody has opened yet after a day."""
+        ...
+
+    async def add_to_chord(self, group: str) -> None:
+        """One more member has to end before this chord is complete. Not to be repeated: it counts each time. Nothing
+        happens to a chord that is done."""
+        ...
+
+    async def count(self, parts: Sequence[Part], hold: float) -> Sequence[bool]:
+        """Count members, each once, where no `Consumer.cycle` does it. True: its chord is complete and held by the
+        part's token for `hold` seconds, which are counted anew when it held it before."""
+        ...
+
+    async def chord(self, group: str) -> Standing | None:
+        """A chord as it stands; None: nothing is known of it. Of one that is done nothing but that is known."""
+        ...
+
+    async def fire(self, fires: Sequence[Fire], hold: float) -> Sequence[bool]:
+        """End chords. True: the token held it, or nobody did while the data of the opened chord stood; now it is done:
+        its data is gone, and for `max(300, 2 * hold)` seconds late members are ignored. False: nothing was done."""
+        ...
+
+    async def hold(self, fire: Fire, hold: float) -> bool:
+        """Take a chord, or keep it. True: it is complete, and held by this token for the next `hold` seconds."""
+        ...
+
+    async def standing(self, idle: float, limit: int) -> Sequence[Standing]:
+        """At most `limit` chords that are not done and have not moved for `idle` seconds, the oldest first. To be
+        opened, counted, added to, taken or kept is to move; to be listed is not, but renews the time until the data
+        is forgotten."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -228,6 +278,14 @@ class Reader(Protocol):
     def fetch_group(self, group_id: str) -> bytes | None: ...
 
     def forget_group(self, group_id: str) -> None: ...
+
+    def open_chords(self, chords: Sequence[Chord]) -> None:
+        """As ResultBackend.open_chords."""
+        ...
+
+    def add_to_chord(self, group: str) -> None:
+        """As ResultBackend.add_to_chord."""
+        ...
 
     def close(self) -> None: ...
 

@@ -12,7 +12,7 @@ import pytest
 
 from celeriac.brokers.parent import ParentBackend, ParentReader, ParentSender
 from celeriac.errors import OperationalError
-from celeriac.model.message import Envelope, Store
+from celeriac.model.message import Chord, Envelope, Store
 from celeriac.pools.frames import Ask
 from celeriac.pools.link import Link
 from tests.pools.parentside import SideParent
@@ -47,6 +47,10 @@ def answer(op: Ask, args: Any) -> Any:
             return READY.get("group " + args)
         case Ask.GROUP_FORGET:
             READY.pop("group " + args)
+        case Ask.CHORD_OPEN:
+            READY.update({"chord " + c.group: c.body for c in msgspec.convert(args, list[Chord])})
+        case Ask.CHORD_ADD:
+            READY["chord " + args] += b"+"
         case _:
             raise AssertionError(op)
     return None
@@ -82,6 +86,22 @@ def test_results(link: Link) -> None:
     reader.forget_group("g")
     assert reader.fetch_group("g") is None
     reader.close()
+
+
+def test_chords(link: Link) -> None:
+    """A task opens chords and adds to them, whole, over the line and over the loop."""
+    reader = ParentReader(link)
+    reader.open_chords([Chord("g", 2, b"\x00body", ("a", "b"), b"shape", 5.0), Chord("h", 1, b"H")])
+    reader.add_to_chord("g")
+    assert READY == {"chord g": b"\x00body+", "chord h": b"H"}
+
+    async def main() -> None:
+        backend = ParentBackend(link)
+        await backend.open_chords([Chord("i", 1, b"I", expires=None)])
+        await backend.add_to_chord("i")
+
+    asyncio.run(main())
+    assert READY["chord i"] == b"I+"
 
 
 def test_a_watch_gives_each_document_once(link: Link) -> None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 from celeriac.drivers.memory import MemoryServer
-from celeriac.model.message import Store, Verdict
+from celeriac.model.message import Chord, Fire, Part, Standing, Store, Verdict
 
 
 class MemoryBackend:
@@ -74,6 +74,34 @@ class MemoryBackend:
         """Delete a group's document."""
         self.server.forget_group(group_id)
 
+    async def open_chords(self, chords: Sequence[Chord]) -> None:
+        """Make chords known."""
+        self.server.chords.open(chords)
+
+    async def add_to_chord(self, group: str) -> None:
+        """One more member of a chord."""
+        self.server.chords.add(group)
+
+    async def count(self, parts: Sequence[Part], hold: float) -> Sequence[bool]:
+        """Count members, each once. True: the chord is complete and held by the part's token."""
+        return self.server.chords.count(parts, hold)
+
+    async def chord(self, group: str) -> Standing | None:
+        """A chord as it stands."""
+        return self.server.chords.look(group)
+
+    async def fire(self, fires: Sequence[Fire], hold: float) -> Sequence[bool]:
+        """End chords. True: it was the token's to end."""
+        return self.server.chords.fire(fires, hold)
+
+    async def hold(self, fire: Fire, hold: float) -> bool:
+        """Take or keep a chord that is complete."""
+        return self.server.chords.hold(fire, hold)
+
+    async def standing(self, idle: float, limit: int) -> Sequence[Standing]:
+        """Chords that are not done and have not moved for long, the oldest first."""
+        return self.server.chords.standing(idle, limit)
+
     async def close(self) -> None:
         """Nothing to close."""
 
@@ -131,6 +159,14 @@ class MemoryReader:
     def forget_group(self, group_id: str) -> None:
         """Delete a group's document."""
         self.server.forget_group(group_id)
+
+    def open_chords(self, chords: Sequence[Chord]) -> None:
+        """Make chords known."""
+        self.server.chords.open(chords)
+
+    def add_to_chord(self, group: str) -> None:
+        """One more member of a chord."""
+        self.server.chords.add(group)
 
     def close(self) -> None:
         """Nothing to close."""

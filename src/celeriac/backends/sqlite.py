@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
-from celeriac.drivers import sqlite_results
+from celeriac.drivers import sqlite_chords, sqlite_results
 from celeriac.drivers.doorbell import Bell, Bells
 from celeriac.drivers.listener import LOOK_OFTEN, LOOK_SECONDS, Listener
 from celeriac.drivers.sqlite import WAL_LIMIT, Database, locate
 from celeriac.drivers.sqlite_thread import DatabaseThread
 from celeriac.errors import BackendStoreError
-from celeriac.model.message import DONE, LOST, Store, Verdict
+from celeriac.model.message import DONE, LOST, Chord, Fire, Part, Standing, Store, Verdict
 
 T = TypeVar("T")
 Stamps = dict[str, tuple[int, int]]
@@ -188,6 +188,37 @@ class SqliteBackend:
         """Delete a group's document."""
         await self._write(lambda connection: sqlite_results.forget_group(connection, group_id))
 
+    # Chords
+
+    async def open_chords(self, chords: Sequence[Chord]) -> None:
+        """Make chords known, all or none."""
+        await self._write(lambda connection: sqlite_chords.open_chords(connection, chords, self._clock()))
+
+    async def add_to_chord(self, group: str) -> None:
+        """One more member of a chord."""
+        await self._write(lambda connection: sqlite_chords.add(connection, group, self._clock()))
+
+    async def count(self, parts: Sequence[Part], hold: float) -> Sequence[bool]:
+        """Count members, each once. True: the chord is complete and held by the part's token."""
+        return await self._write(lambda connection: sqlite_chords.count(connection, parts, self._clock(), hold))
+
+    async def chord(self, group: str) -> Standing | None:
+        """A chord as it stands."""
+        now = self._clock()
+        return await self._read(lambda connection: sqlite_chords.look(connection, group, now))
+
+    async def fire(self, fires: Sequence[Fire], hold: float) -> Sequence[bool]:
+        """End chords. True: it was the token's to end."""
+        return await self._write(lambda connection: sqlite_chords.fire(connection, fires, self._clock(), hold))
+
+    async def hold(self, fire: Fire, hold: float) -> bool:
+        """Take or keep a chord that is complete."""
+        return await self._write(lambda connection: sqlite_chords.hold(connection, fire, self._clock(), hold))
+
+    async def standing(self, idle: float, limit: int) -> Sequence[Standing]:
+        """Chords that are not done and have not moved for long, the oldest first."""
+        return await self._write(lambda connection: sqlite_chords.standing(connection, idle, limit, self._clock()))
+
     async def close(self) -> None:
         """Close the connection. The next use opens it again."""
         await self._stop_looking()
@@ -328,6 +359,14 @@ class SqliteReader:
     def forget_group(self, group_id: str) -> None:
         """Delete a group's document."""
         self._write(lambda connection: sqlite_results.forget_group(connection, group_id))
+
+    def open_chords(self, chords: Sequence[Chord]) -> None:
+        """Make chords known, all or none."""
+        self._write(lambda connection: sqlite_chords.open_chords(connection, chords, self._clock()))
+
+    def add_to_chord(self, group: str) -> None:
+        """One more member of a chord."""
+        self._write(lambda connection: sqlite_chords.add(connection, group, self._clock()))
 
     def close(self) -> None:
         """Close the connection. The next use opens it again."""

@@ -17,7 +17,9 @@ from celeriac.brokers.lease import LeaseWatch
 from celeriac.brokers.losses import begin_anew, count_lost_worker
 from celeriac.brokers.topics import hears
 from celeriac.drivers.alarm import Alarm
+from celeriac.drivers.chords import hold_seconds
 from celeriac.drivers.memory import Entry, MemoryServer, Queue, check_envelope, check_store
+from celeriac.drivers.memory_chords import check_chord, check_part
 from celeriac.model.message import (
     DONE,
     LOST,
@@ -32,6 +34,7 @@ from celeriac.model.message import (
     Item,
     Page,
     Park,
+    Part,
     Receipt,
     Requeue,
     Return,
@@ -290,6 +293,7 @@ class MemoryConsumer:
         self._queues = list(queues)
         self._epoch = epoch
         self._lease = lease
+        self._hold = hold_seconds(lease)
         self._turn = 0
         self._loop = asyncio.get_running_loop()
         self._pushed = Alarm()
@@ -346,15 +350,30 @@ class MemoryConsumer:
                     check_store(completion.store)
                 for envelope in completion.publish:
                     check_envelope(envelope)
+                for chord in completion.chords:
+                    check_chord(chord)
+                for part in completion.parts:
+                    check_part(part)
             except (UnicodeError, TypeError) as error:
                 if entry is not None:
                     self._server.bury(entry, str(error), self._dead_limit)
                 verdicts.append(Verdict(False, error=str(error)))
                 continue
-            if completion.store is not None:
-                self._server.put(completion.store)
-            if completion.publish:
-                self._server.publish(completion.publish)
+            complete: tuple[str, ...] = ()
+            if completion.fire is None or self._server.chords.fire([completion.fire], self._hold)[0]:
+                if completion.store is not None:
+                    self._server.put(completion.store)
+                if completion.chords:
+                    self._server.chords.open(completion.chords)
+                if completion.publish:
+                    self._server.publish(completion.publish)
+                if completion.parts:
+                    complete = self._count(completion.parts)
+            if complete:
+                if entry is not None:
+                    held[tag] = entry
+                verdicts.append(Verdict(True, complete=complete))
+                continue
             if entry is not None:
                 if isinstance(completion.settlement, Return):
                     entry.blob = entry.blob if completion.settlement.blob is None else completion.settlement.blob
@@ -364,6 +383,10 @@ class MemoryConsumer:
             verdicts.append(DONE)
         self._return(returned)
         return verdicts
+
+    def _count(self, parts: Sequence[Part]) -> tuple[str, ...]:
+        held = self._server.chords.count(parts, self._hold)
+        return tuple(dict.fromkeys(part.group for part, mine in zip(parts, held, strict=True) if mine))
 
     def _return(self, returned: list[tuple[int, Entry]]) -> None:
         for _, entry in sorted(returned, key=lambda pair: pair[0], reverse=True):

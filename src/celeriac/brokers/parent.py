@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol
 
 from celeriac.errors import OperationalError
-from celeriac.model.message import DONE, Envelope, Store, Verdict
+from celeriac.model.message import DONE, Chord, Envelope, Store, Verdict
 
 SLICE = 3600.0
 """A watch without a bound asks again after so many seconds."""
@@ -95,6 +95,14 @@ class ParentReader:
         """Delete the document of a group."""
         self._line.ask("group_forget", group_id)
 
+    def open_chords(self, chords: Sequence[Chord]) -> None:
+        """Make chords known."""
+        self._line.ask("chord_open", list(chords))
+
+    def add_to_chord(self, group: str) -> None:
+        """One more member of a chord."""
+        self._line.ask("chord_add", group)
+
     def close(self) -> None:
         """Nothing is open here."""
 
@@ -153,6 +161,14 @@ class ParentBackend:
     async def forget_group(self, group_id: str) -> None:
         """Delete the document of a group."""
         await self._line.aask("group_forget", group_id)
+
+    async def open_chords(self, chords: Sequence[Chord]) -> None:
+        """Make chords known."""
+        await self._line.aask("chord_open", list(chords))
+
+    async def add_to_chord(self, group: str) -> None:
+        """One more member of a chord."""
+        await self._line.aask("chord_add", group)
 
     async def close(self) -> None:
         """Nothing is open here."""

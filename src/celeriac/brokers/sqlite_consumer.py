@@ -11,6 +11,7 @@ from sqlite3 import Connection
 from celeriac.brokers import sqlite_leases, sqlite_places, sqlite_queue
 from celeriac.brokers.dead_letters import DEAD_LETTER_LIMIT
 from celeriac.brokers.lease import LeaseWatch
+from celeriac.drivers.chords import hold_seconds
 from celeriac.drivers.doorbell import Bells
 from celeriac.drivers.listener import Listener
 from celeriac.drivers.sqlite import Database
@@ -45,6 +46,7 @@ class SqliteConsumer:
         self._queues = tuple(queues)
         self._epoch = epoch
         self._lease = lease
+        self._hold = hold_seconds(lease)
         self._clock = clock
         self._dead_limit = dead_limit
         self._listener = Listener(bells, "w")
@@ -113,7 +115,7 @@ class SqliteConsumer:
         verdicts: list[Verdict] = []
         if finished:
             finish = sqlite_queue.finish_singly if singly else sqlite_queue.finish
-            verdicts = finish(connection, finished, now)
+            verdicts = finish(connection, finished, now, self._hold)
         due = sqlite_queue.promote(connection, self._queues, now)
         cancelled = sqlite_leases.hold_lease(connection, self._epoch, now, self._lease)
         deliveries: list[Delivery] = []

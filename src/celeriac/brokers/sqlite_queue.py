@@ -13,8 +13,8 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from functools import lru_cache
 
-from celeriac.drivers import sqlite_results
-from celeriac.drivers.publish_ids import KNOWN_SECONDS, can_come_again
+from celeriac.drivers import sqlite_chords, sqlite_results
+from celeriac.drivers.publish_ids import KNOWN_SECONDS, ONCE_SECONDS, can_come_again
 from celeriac.model.message import (
     DONE,
     LOST,
@@ -86,9 +86,10 @@ def next_id(connection: sqlite3.Connection, now: float) -> int:
 
 
 def publish(connection: sqlite3.Connection, envelopes: Sequence[Envelope], now: float, *, remember: bool) -> None:
-    """Take envelopes in. `remember`: drop those whose publish id was seen; needless where a fence stands before."""
-    if remember and any(can_come_again(envelope.publish_id) for envelope in envelopes):
-        envelopes = [envelope for envelope in envelopes if _is_new(connection, envelope.publish_id, now)]
+    """Take envelopes in. `remember`: drop those whose publish id was seen; needless where a fence stands before, except
+    for what is to be published once."""
+    if any(envelope.once or (remember and can_come_again(envelope.publish_id)) for envelope in envelopes):
+        envelopes = [each for each in envelopes if _is_new(connection, each, now, remember)]
     first = next_id(connection, now)
     timed: list[tuple[str, int, int]] = []
     messages: list[tuple[int, str, int, bytes]] = []
@@ -113,14 +114,15 @@ def publish(connection: sqlite3.Connection, envelopes: Sequence[Envelope], now: 
         )
 
 
-def _is_new(connection: sqlite3.Connection, publish_id: str, now: float) -> bool:
-    if not can_come_again(publish_id):
+def _is_new(connection: sqlite3.Connection, envelope: Envelope, now: float, remember: bool) -> bool:
+    if not (envelope.once or (remember and can_come_again(envelope.publish_id))):
         return True
+    kept = ONCE_SECONDS if envelope.once else KNOWN_SECONDS
     return (
         connection.execute(
             """INSERT INTO celeriac_published VALUES (?1, ?2) ON CONFLICT (publish_id) DO UPDATE
                SET until = excluded.until WHERE until <= ?3""",
-            (publish_id, int((now + KNOWN_SECONDS) * 1e6), int(now * 1e6)),
+            (envelope.publish_id, int((now + kept) * 1e6), int(now * 1e6)),
         ).rowcount
         == 1
     )
@@ -134,9 +136,11 @@ def name_queues(connection: sqlite3.Connection, queues: Iterable[str]) -> None:
 # Finishing
 
 
-def finish(connection: sqlite3.Connection, finished: Sequence[Completion], now: float) -> list[Verdict]:
-    """Carry out completions together. Raises one of DATA_ERRORS when one of them can't be; the caller rolls back and
-    calls `finish_singly`."""
+def finish(
+    connection: sqlite3.Connection, finished: Sequence[Completion], now: float, hold: float
+) -> list[Verdict]:
+    """Carry out completions together; chords that they complete are held for so many seconds. Raises one of DATA_ERRORS
+    when one of them can't be; the caller rolls back and calls `finish_singly`."""
     verdicts: list[Verdict] = []
     tags = [None if completion.receipt is None else _parts(completion.receipt.tag) for completion in finished]
     ids = [tag[0] for tag in tags if tag is not None]
@@ -146,11 +150,15 @@ def finish(connection: sqlite3.Connection, finished: Sequence[Completion], now: 
     stores = []
     envelopes: list[Envelope] = []
     for completion, tag in zip(finished, tags, strict=True):
-        if tag is not None:
-            number, claim = tag
-            if held.get(number) != claim:
-                verdicts.append(LOST)
-                continue
+        if tag is not None and held.get(tag[0]) != tag[1]:
+            verdicts.append(LOST)
+            continue
+        verdict = DONE
+        follows = True
+        if completion.parts or completion.fire or completion.chords:
+            verdict, follows = _chords(connection, completion, now, hold)
+        if tag is not None and not verdict.complete:
+            number = tag[0]
             del held[number]
             settlement = completion.settlement
             if isinstance(settlement, Ack):
@@ -158,11 +166,12 @@ def finish(connection: sqlite3.Connection, finished: Sequence[Completion], now: 
             else:
                 _settle(connection, number, settlement, now)
                 settled.append(number)
-        if completion.store is not None:
-            stores.append(completion.store)
-        if completion.publish:
-            envelopes += completion.publish
-        verdicts.append(DONE)
+        if follows:
+            if completion.store is not None:
+                stores.append(completion.store)
+            if completion.publish:
+                envelopes += completion.publish
+        verdicts.append(verdict)
     if acknowledged:
         _for_ids(connection, "DELETE FROM celeriac_messages WHERE id IN", acknowledged)
         settled += acknowledged
@@ -172,6 +181,18 @@ def finish(connection: sqlite3.Connection, finished: Sequence[Completion], now: 
     if envelopes:
         publish(connection, envelopes, now, remember=False)
     return verdicts
+
+
+def _chords(
+    connection: sqlite3.Connection, completion: Completion, now: float, hold: float
+) -> tuple[Verdict, bool]:
+    """End, open and count. Is the rest to be done but for the settlement?"""
+    if completion.fire is not None and not sqlite_chords.fire(connection, [completion.fire], now, hold)[0]:
+        return DONE, False
+    sqlite_chords.open_chords(connection, completion.chords, now)
+    held = sqlite_chords.count(connection, completion.parts, now, hold)
+    complete = dict.fromkeys(part.group for part, mine in zip(completion.parts, held, strict=True) if mine)
+    return Verdict(True, complete=tuple(complete)) if complete else DONE, True
 
 
 def _for_ids(connection: sqlite3.Connection, statement: str, ids: Sequence[int]) -> list[tuple[int, int]]:
@@ -232,13 +253,15 @@ def bury(connection: sqlite3.Connection, queue: str, number: int, reason: str, n
     connection.execute("INSERT INTO celeriac_dead VALUES (?, ?, ?, ?)", (queue, int(now * 1e6), number, reason))
 
 
-def finish_singly(connection: sqlite3.Connection, finished: Sequence[Completion], now: float) -> list[Verdict]:
+def finish_singly(
+    connection: sqlite3.Connection, finished: Sequence[Completion], now: float, hold: float
+) -> list[Verdict]:
     """Carry out completions one by one; one that can't be goes to the dead letters with what is wrong with it."""
     verdicts: list[Verdict] = []
     for completion in finished:
         connection.execute("SAVEPOINT one")
         try:
-            verdicts += finish(connection, [completion], now)
+            verdicts += finish(connection, [completion], now, hold)
         except DATA_ERRORS as error:
             connection.execute("ROLLBACK TO one")
             reason = f"{type(error).__name__}: {error}".encode("utf-8", "replace").decode()

@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from celeriac.drivers.publish_ids import KNOWN_SECONDS, can_come_again
+from celeriac.drivers.memory_chords import MemoryChords
+from celeriac.drivers.publish_ids import KNOWN_SECONDS, ONCE_SECONDS, can_come_again
 from celeriac.model.message import DONE, LOST, Envelope, Store, Verdict
 
 _SWEEP_EVERY = 1000
@@ -91,7 +92,10 @@ class MemoryServer:
         self.cancel_version = 0
         self.listeners: set[Callable[[str, str, bytes], None]] = set()
         """Called with exchange, routing key and payload of each broadcast."""
+        self.chords = MemoryChords(self.lock, lambda: self.clock(), self._group_until)
         self._published: dict[str, float] = {}
+        self._once: dict[str, float] = {}
+        """Publish ids that are dropped until a time, whatever became of the message."""
         self._results: dict[str, tuple[bytes, str, float]] = {}
         self._groups: dict[str, tuple[bytes, float]] = {}
         self._watches: dict[str, set[Pushed]] = {}
@@ -121,6 +125,10 @@ class MemoryServer:
             for envelope in envelopes:
                 if envelope.publish_id in self._published:
                     continue
+                if envelope.once:
+                    if self._once.get(envelope.publish_id, 0.0) > now:
+                        continue
+                    self._once[envelope.publish_id] = now + ONCE_SECONDS
                 self._published[envelope.publish_id] = math.inf
                 entry = Entry(
                     self.number(), envelope.queue, envelope.priority, envelope.publish_id, envelope.blob, now
@@ -202,8 +210,10 @@ class MemoryServer:
             del self._results[name]
         for name in [name for name, (_, expires) in self._groups.items() if expires <= now]:
             del self._groups[name]
-        for name in [name for name, until in self._published.items() if until <= now]:
-            del self._published[name]
+        for known in (self._published, self._once):
+            for name in [name for name, until in known.items() if until <= now]:
+                del known[name]
+        self.chords.sweep(now)
 
     def fetch(self, ids: Iterable[str]) -> Mapping[str, bytes]:
         """Documents that stand."""
@@ -245,6 +255,13 @@ class MemoryServer:
         with self.lock:
             group = self._groups.get(group_id)
             return group[0] if group is not None and group[1] > self.clock() else None
+
+    def _group_until(self, group_id: str, document: bytes | None, until: float) -> bytes:
+        """For chords: save a group's document, or have that which stands stay until a time. Gives what stands."""
+        document = self.fetch_group(group_id) if document is None else document
+        if document is not None:
+            self._groups[group_id] = (document, until)
+        return document or b""
 
     def forget_group(self, group_id: str) -> None:
         """Delete a group's document."""

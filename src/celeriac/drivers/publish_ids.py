@@ -4,6 +4,8 @@ from __future__ import annotations
 
 KNOWN_SECONDS = 3600.0
 """How long a publish id that can come again stays known to brokers that drop a second one."""
+ONCE_SECONDS = 86_400.0
+"""How long the publish id of an `Envelope.once` stays known to every broker."""
 
 
 def can_come_again(publish_id: str) -> bool:

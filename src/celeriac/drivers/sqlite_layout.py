@@ -79,7 +79,32 @@ CREATE TABLE celeriac_results (
 CREATE TABLE celeriac_groups (id TEXT PRIMARY KEY, expires INTEGER, document BLOB NOT NULL) WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
+# Chords. What changes with each member is kept apart from what may be long; `celeriac_groups` has the structure.
+# `lifetime` and `expires` are milliseconds, as those of results.
+_SECOND = """
+CREATE TABLE celeriac_chords (
+    id TEXT PRIMARY KEY,
+    size INTEGER,
+    more INTEGER NOT NULL DEFAULT 0,
+    counted INTEGER NOT NULL DEFAULT 0,
+    holder TEXT NOT NULL DEFAULT '',
+    held_until INTEGER NOT NULL DEFAULT 0,
+    lifetime INTEGER,
+    moved INTEGER NOT NULL,
+    expires INTEGER
+) WITHOUT ROWID;
+CREATE INDEX celeriac_chords_moved ON celeriac_chords (moved);
+CREATE TABLE celeriac_chord_bodies (id TEXT PRIMARY KEY, body BLOB NOT NULL, members BLOB NOT NULL);
+CREATE TABLE celeriac_chord_parts (
+    chord TEXT NOT NULL,
+    member TEXT NOT NULL,
+    position INTEGER,
+    entry BLOB NOT NULL,
+    PRIMARY KEY (chord, member)
+) WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _SECOND)
 """Script n brings a file from version n to version n + 1."""
 
 

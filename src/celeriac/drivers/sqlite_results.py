@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 
+from celeriac.drivers import sqlite_chords
 from celeriac.drivers.sqlite import Database
 from celeriac.model.message import Store
 
@@ -106,9 +107,13 @@ class Sweeper:
                 ).rowcount
             )
         if not self._hand:
-            groups = "DELETE FROM celeriac_groups WHERE expires <= ?"
-            database.write(lambda connection: connection.execute(groups, (over,)).rowcount)
+            database.write(lambda connection: _sweep_groups(connection, now))
         return more
+
+
+def _sweep_groups(connection: sqlite3.Connection, now: float) -> None:
+    connection.execute("DELETE FROM celeriac_groups WHERE expires <= ?", (int(now * 1000),))
+    sqlite_chords.sweep(connection, now)
 
 
 def _expired(connection: sqlite3.Connection, after: int, over: int) -> tuple[list[int], int, bool]:

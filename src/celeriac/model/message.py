@@ -118,6 +118,11 @@ class Part(msgspec.Struct, frozen=True, gc=False):
     """The chord's body as a signature (JSON). Kept with the chord from the first member on."""
 
     @property
+    def member(self) -> str:
+        """What is counted once: `task id:index`."""
+        return f"{self.id}:{'+inf' if self.index is None else self.index}"
+
+    @property
     def token(self) -> str:
         """Whose the chord is once this member has completed it; a second run of the same member has the same."""
         return f"celeriac:{self.id}"

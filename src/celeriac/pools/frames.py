@@ -79,6 +79,10 @@ class Ask(IntEnum):
     """`[exchange, routing key, payload]` -> nil."""
     CANCEL = 10
     """`[entries, seconds]` -> nil: the broker keeps these entries of its cancel list for so long."""
+    CHORD_OPEN = 11
+    """list of Chord -> nil."""
+    CHORD_ADD = 12
+    """group id -> nil."""
 
 
 class Answer(IntEnum):

@@ -12,6 +12,7 @@ import pytest
 
 from celeriac.model.message import Store
 from celeriac.ports import ResultBackend
+from celeriac.testing.contract_chords import ChordStoreContract
 from celeriac.testing.rigs import PATIENCE, BackendRig, in_loop
 
 
@@ -34,7 +35,7 @@ async def _opened(rig: BackendRig) -> AsyncIterator[ResultBackend]:
         await backend.close()
 
 
-class BackendContract:
+class BackendContract(ChordStoreContract):
     """What a worker and async callers may rely on, whatever the store."""
 
     @pytest.fixture

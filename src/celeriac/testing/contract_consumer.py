@@ -23,6 +23,7 @@ from celeriac.model.message import (
     Store,
 )
 from celeriac.ports import Broker, Consumer, Place, ResultBackend
+from celeriac.testing.contract_chords import ChordCycleContract
 from celeriac.testing.rigs import (
     PATIENCE,
     BrokerRig,
@@ -73,7 +74,7 @@ async def _recover(consumer: Consumer, want: int) -> None:
     assert recovered == want
 
 
-class ConsumerContract:
+class ConsumerContract(ChordCycleContract):
     """What a worker may rely on, whatever the broker."""
 
     @pytest.fixture

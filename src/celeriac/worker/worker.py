@@ -16,7 +16,7 @@ import msgspec
 
 from celeriac import telemetry
 from celeriac.errors import ImproperlyConfigured, OperationalError
-from celeriac.model.message import RETURN, Completion, Envelope, Store
+from celeriac.model.message import RETURN, Chord, Completion, Envelope, Store
 from celeriac.pools.frames import Ask
 from celeriac.ports import Broker, Bus, ResultBackend
 from celeriac.worker.config import WorkerConfig
@@ -261,6 +261,10 @@ class Worker:
                 return await self.backend.fetch_group(args)
             case Ask.GROUP_FORGET:
                 await self.backend.forget_group(args)
+            case Ask.CHORD_OPEN:
+                await self.backend.open_chords(msgspec.convert(args, list[Chord]))
+            case Ask.CHORD_ADD:
+                await self.backend.add_to_chord(args)
             case _:
                 raise ImproperlyConfigured(f"unknown request {op}")
         return None

@@ -7,6 +7,19 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from celeriac.backends.redis.chords import (
+    ADD,
+    COUNT,
+    FIRE,
+    HOLD,
+    LOOK,
+    OPEN,
+    STANDING,
+    countings,
+    milliseconds,
+    openings,
+    standing,
+)
 from celeriac.backends.redis.names import (
     RECONNECT_PATIENCE,
     STORE,
@@ -18,12 +31,13 @@ from celeriac.backends.redis.names import (
     is_success,
     note,
 )
+from celeriac.drivers.chords import done_seconds
 from celeriac.drivers.redis.aio import AsyncConnection, AsyncLink
 from celeriac.drivers.redis.protocol import driver, failure
 from celeriac.drivers.redis.site import Site, run_id_of
 from celeriac.drivers.redis.url import parse
 from celeriac.errors import CeleryError, OperationalError
-from celeriac.model.message import DONE, Store, Verdict
+from celeriac.model.message import DONE, Chord, Fire, Part, Standing, Store, Verdict
 
 MGET_KEYS = 500
 """Keys in one MGET."""
@@ -54,7 +68,7 @@ class RedisBackend:
     async def site(self) -> Site:
         """Where it stores, for a broker on the same server."""
         await self._link.connection()
-        return Site(self._run_id, self.server.db, self.names.prefix, is_success)
+        return Site(self._run_id, self.server.db, self.names.prefix, is_success, self.names.ordered)
 
     async def store(self, stores: Sequence[Store], deadline: float | None = None) -> Sequence[Verdict]:
         """Store documents and tell the watchers. See ports.ResultBackend."""
@@ -105,6 +119,47 @@ class RedisBackend:
     async def forget_group(self, group_id: str) -> None:
         """Delete a group's document."""
         await self._link.call("DEL", self.names.group + group_id)
+
+    # Chords
+
+    async def open_chords(self, chords: Sequence[Chord]) -> None:
+        """Make chords known. See ports.ResultBackend."""
+        for words in openings(self.names.prefix, chords):
+            await self._link.run(OPEN, (), *words)
+
+    async def add_to_chord(self, group: str) -> None:
+        """One more member of a chord."""
+        await self._link.run(ADD, (), self.names.prefix, group)
+
+    async def count(self, parts: Sequence[Part], hold: float) -> Sequence[bool]:
+        """Count members, each once. True: the chord is complete and held by the part's token."""
+        held: list[bool] = []
+        for words in countings(self.names.prefix, self.names.ordered, parts, hold):
+            held += map(bool, await self._link.run(COUNT, (), *words))
+        return held
+
+    async def chord(self, group: str) -> Standing | None:
+        """A chord as it stands, whoever opened it."""
+        reply = await self._link.run(LOOK, (), self.names.prefix, group)
+        return None if reply is None else standing(reply)
+
+    async def fire(self, fires: Sequence[Fire], hold: float) -> Sequence[bool]:
+        """End chords. True: it was the token's to end."""
+        if not fires:
+            return []
+        words = [word for fire in fires for word in (fire.group, fire.token)]
+        seconds = int(done_seconds(hold))
+        return [bool(each) for each in await self._link.run(FIRE, (), self.names.prefix, seconds, *words)]
+
+    async def hold(self, fire: Fire, hold: float) -> bool:
+        """Take or keep a chord that is complete."""
+        words = (self.names.prefix, fire.group, fire.token, milliseconds(hold))
+        return bool(await self._link.run(HOLD, (), *words))
+
+    async def standing(self, idle: float, limit: int) -> Sequence[Standing]:
+        """Chords that are not done and have not moved for long, the oldest first: those that one of us counted in."""
+        found = await self._link.run(STANDING, (), self.names.prefix, idle, limit)
+        return [standing(reply) for reply in found]
 
     async def close(self) -> None:
         """Close the connection; whoever watches gets an OperationalError."""

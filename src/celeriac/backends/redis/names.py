@@ -8,6 +8,7 @@ from typing import Any
 
 from celeriac.drivers.redis.protocol import Words
 from celeriac.drivers.redis.script import Script
+from celeriac.drivers.redis.url import flag
 from celeriac.errors import CeleryError, OperationalError
 from celeriac.model.message import DONE, LOST, Store, Verdict
 from celeriac.wire import record
@@ -23,13 +24,15 @@ RECONNECT_PATIENCE = 10.0
 
 
 class Names:
-    """The names of keys. `global_keyprefix` gets a `_` behind it unless it ends in one of `:_-.`, as Celery does."""
+    """The names of keys. `global_keyprefix` gets a `_` behind it unless it ends in one of `:_-.`, as Celery does.
+    `result_chord_ordered` says whether chords keep what their members gave in the order of the header."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         prefix = str(options.get("global_keyprefix") or "")
         self.prefix = prefix if not prefix or prefix[-1] in ":_-." else prefix + "_"
         self.task = f"{self.prefix}celery-task-meta-"
         self.group = f"{self.prefix}celery-taskset-meta-"
+        self.ordered = flag(options, "result_chord_ordered", True)
 
 
 def expiry(expires: float | None) -> str | int:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
+from celeriac.backends.redis.chords import ADD, OPEN, openings
 from celeriac.backends.redis.names import RECONNECT_PATIENCE, STORE, Names, batches, expiry, guarded, is_success, note
 from celeriac.drivers.redis.blocking import Connection, Connections
 from celeriac.drivers.redis.protocol import driver, failure
 from celeriac.drivers.redis.url import parse
 from celeriac.errors import BackendStoreError, CeleryError, OperationalError
-from celeriac.model.message import DONE, Store
+from celeriac.model.message import DONE, Chord, Store
 
 MGET_KEYS = 500
 """Keys in one MGET."""
@@ -26,8 +27,8 @@ R = TypeVar("R")
 
 
 class RedisReader:
-    """See `ports.Reader`. Connects on first use. A broken connection is made anew once: all it does may be done
-    twice."""
+    """See `ports.Reader`. Connects on first use. A broken connection is made anew once: what it does may be done
+    twice, but for `add_to_chord`."""
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         """Raises ImproperlyConfigured for a URL or an option that can't be used, and when hiredis is missing."""
@@ -109,6 +110,16 @@ class RedisReader:
         """Delete a group's document."""
         key = self.names.group + group_id
         self._twice(lambda connection, deadline: connection.call("DEL", key, deadline=deadline))
+
+    def open_chords(self, chords: Sequence[Chord]) -> None:
+        """Make chords known."""
+        for words in openings(self.names.prefix, chords):
+            self._twice(lambda connection, deadline, words=words: connection.run(OPEN, (), words, deadline))  # type: ignore[misc]
+
+    def add_to_chord(self, group: str) -> None:
+        """One more member of a chord. The only thing here that is never done twice."""
+        deadline = time.monotonic() + self.server.timeout
+        self._connections.get(deadline).run(ADD, (), (self.names.prefix, group), deadline)
 
     @contextmanager
     def watch(self, ids: Sequence[str], timeout: float | None) -> Iterator[Iterator[tuple[str, bytes]]]:

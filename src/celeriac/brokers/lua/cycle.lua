@@ -1,8 +1,9 @@
--- One cycle of a consumer: settle what is finished, bring what is due to its list, claim what is wanted. After places.lua
--- and success.lua.
+-- One cycle of a consumer: settle what is finished, bring what is due to its list, claim what is wanted. After places.lua,
+-- success.lua and chord.lua.
 --
 -- A script is no transaction: what was written before an error stays. So each completion does first what can fail, undoes
--- it when something does, and only then what can't (SET, PUBLISH, HDEL).
+-- it when something does, and only then what can't (SET, PUBLISH, HDEL). What is done to chords is not undone: where there
+-- are some, the types of all keys are looked at before.
 --
 -- KEYS  the ready lists (step by step, in each step the queues in their order), the doorbell of each queue, the version of
 --       the cancel list. They are declared because a server before 7.0 tracks declared keys, not those that were read.
@@ -16,10 +17,16 @@
 --       x tag how argument blob key seconds document guard n (list|base, id, due, blob) * n
 --           tag '': nothing to settle. how: A ack, R to the head of list `argument`, Q to its tail, D schedule at
 --           `argument`, P park under `argument`, X dead for reason `argument`, ! it can't be carried out for that reason.
---           blob: '=' and what takes the message's place, or ''. n envelopes: a ready one has an empty id.
+--           blob: '=' and what takes the message's place, or ''. n envelopes: a ready one has an empty id. One without a
+--           list or base is a mark: the next one is published only if no envelope with the mark's id was within a day.
+--       c (as x) prefix ordered group token opened counted (group, size, body, members, structure, seconds) * opened
+--           (group, 'task id:index', index, entry, body, token) * counted
+--           as x, and: open chords and count members, in the database of results, under that prefix, entries in order
+--           ('1') or not. With a group, all but the settlement is done only if the token may end that chord, which ends it.
 -- Gives { seconds, microseconds, next due, cancel version, more, exceptions, claimed, unparked, faults }
---       exceptions: (number of a completion, error or '' for lost) each; claimed: (index of the list in KEYS, messages)
---       each; unparked: (index of the queue, step, message) each; faults: (key, or PUBLISH, error) each.
+--       exceptions: (number of a completion, error, or '' for lost, or groups that are complete and held: it was carried
+--       out, but stays in flight) each; claimed: (index of the list in KEYS, messages) each; unparked: (index of the queue,
+--       step, message) each; faults: (key, or PUBLISH, error) each.
 --       New tags are counted in the order unparked, claimed: begin .. rounds of the letters .. letter .. '.' .. step. (To
 --       write a number costs Lua more than to claim a message.)
 
@@ -75,9 +82,9 @@ local function store_there()
   stores = {}
 end
 
-local function fail(text)
+local function fail(what)
   exceptions[#exceptions + 1] = at
-  exceptions[#exceptions + 1] = text
+  exceptions[#exceptions + 1] = what
 end
 
 local function guarded(key)
@@ -88,21 +95,91 @@ local function guarded(key)
   return is_success(document)
 end
 
-local function carry_out(p)
+-- What a completion says of chords, from q to `last`. One function, so that a cycle without chords makes no others.
+local function chords_of(q, last)
+  local book = chords(ARGV[q], now)
+  local misfit = book.misfit
+  local group, token = ARGV[q + 2], ARGV[q + 3]
+  local parts = q + 6 + 6 * ARGV[q + 4]
+  local self = {}
+
+  local function there()
+    if elsewhere then call('SELECT', ARGV[9]) end
+  end
+
+  function self.back()
+    if elsewhere then call('SELECT', ARGV[10]) end
+  end
+
+  -- The text of an error when the message can't be put where it is to go.
+  function self.misplaced(how, argument)
+    if how == 'R' or how == 'Q' then return misfit(argument, 'list') end
+    if how == 'P' then return misfit(base .. 'parked:' .. argument, 'list') or misfit(base .. 'parkings', 'set') end
+    if how == 'X' then return misfit(base .. 'dead', 'zset') or misfit(base .. 'letters', 'hash') end
+    if how ~= 'D' then return nil end
+    if tonumber(argument) ~= tonumber(argument) then return 'no time: ' .. argument end
+    return misfit(base .. 'schedule', 'zset') or misfit(base .. 'scheduled', 'hash')
+  end
+
+  -- The text of an error when a key is not as it should be; otherwise, is there a chord to end that is not the token's?
+  function self.wrong()
+    there()
+    local err = group ~= '' and book.wrong(group) or nil
+    for c = q + 6, last, 6 do err = err or book.wrong(ARGV[c]) end
+    local refused = not err and group ~= '' and not book.may_fire(group, token)
+    self.back()
+    return err, refused
+  end
+
+  -- End, open and count. Gives the groups that are complete and held, or nil.
+  function self.carry_out()
+    there()
+    local complete
+    local hold = math.floor(math.max(2000, ARGV[4] * 500))
+    if group ~= '' then book.fire(group, 300) end
+    for c = q + 6, last, 6 do
+      if c < parts then
+        book.open(ARGV[c], ARGV[c + 1], ARGV[c + 2], ARGV[c + 3], ARGV[c + 4], ARGV[c + 5])
+      elseif book.count(
+        ARGV[c], ARGV[c + 1], ARGV[c + 2], ARGV[c + 3], ARGV[c + 4], ARGV[c + 5], ARGV[q + 1], hold
+      ) then
+        complete = complete or {}
+        complete[#complete + 1] = ARGV[c]
+      end
+    end
+    self.back()
+    return complete
+  end
+
+  return self
+end
+
+local function carry_out(p, mine)
   local tag, how, argument = ARGV[p + 1], ARGV[p + 2], ARGV[p + 3]
   local message
   if tag ~= '' then
     message = call('HGET', inflight, tag)
     if not message then return fail('') end
   end
-  local err
+  local err, refused, complete
   local undo = {}
   if how == '!' then err = argument end
-  local n = tonumber(ARGV[p + 9])
+  if mine then
+    err = tag ~= '' and mine.misplaced(how, argument) or nil
+    if not err then err, refused = mine.wrong() end
+  end
+  local n = refused and 0 or tonumber(ARGV[p + 9])
+  local known = false
   for e = p + 10, p + 6 + 4 * n, 4 do
     if err then break end
     local key, id = ARGV[e], ARGV[e + 1]
-    if id == '' then
+    if known then
+      known = false
+    elseif key == '' then
+      local mark = private .. 'once:' .. id
+      known = not call('SET', mark, 1, 'NX', 'EX', 86400)
+      if not known then undo[#undo + 1] = { 'DEL', mark } end
+    elseif id == '' then
       local r = try('LPUSH', key, ARGV[e + 3])
       if type(r) == 'table' then
         err = r.err .. ' (' .. key .. ')'
@@ -119,7 +196,16 @@ local function carry_out(p)
       end
     end
   end
-  if not err and tag ~= '' and how ~= 'A' then
+  if mine and not err and not refused then
+    local fine, told = pcall(mine.carry_out)
+    if fine then
+      complete = told
+    else -- a command that this user may not use: only that can still be
+      mine.back()
+      err = type(told) == 'table' and told.err or told
+    end
+  end
+  if not err and not complete and tag ~= '' and how ~= 'A' then
     local body = message
     if ARGV[p + 4] ~= '' then body = ARGV[p + 4]:sub(2) end
     local r
@@ -148,9 +234,10 @@ local function carry_out(p)
     end
     return fail(err)
   end
-  if ARGV[p + 5] ~= '' and not (ARGV[p + 8] == '1' and guarded(ARGV[p + 5])) then
+  if ARGV[p + 5] ~= '' and not refused and not (ARGV[p + 8] == '1' and guarded(ARGV[p + 5])) then
     if elsewhere then stores[#stores + 1] = p + 5 else store(p + 5) end
   end
+  if complete then return fail(complete) end
   if message then call('HDEL', inflight, tag) end
 end
 
@@ -181,8 +268,15 @@ while i <= last do
     i = i + 2
   else
     at = at + 1
-    carry_out(i)
-    i = i + 10 + 4 * tonumber(ARGV[i + 9])
+    local q = i + 10 + 4 * tonumber(ARGV[i + 9])
+    if op == 'c' then
+      local behind = q + 6 + 6 * (ARGV[q + 4] + ARGV[q + 5])
+      carry_out(i, chords_of(q, behind - 1))
+      i = behind
+    else
+      carry_out(i)
+      i = q
+    end
   end
 end
 

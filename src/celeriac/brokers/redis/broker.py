@@ -63,7 +63,7 @@ class RedisBroker:
             return
         connection = await self.link.connection()
         await self._control.declare({envelope.queue for envelope in envelopes})
-        pushes, schedules = self.layout.pushes(envelopes)
+        pushes, schedules, onces = self.layout.pushes(envelopes)
         try:
             batch: list[Words] = []
             size = 0
@@ -74,10 +74,11 @@ class RedisBroker:
                     await connection.many(batch)
                     batch, size = [], 0
             await connection.many(batch)
-            for arguments in schedules:
-                known = await connection.run(scripts.SCHEDULE, (), *arguments)
-                if known < 0:
-                    raise too_new(self.describe(), -known)
+            for script, calls in ((scripts.SCHEDULE, schedules), (scripts.ONCE, onces)):
+                for arguments in calls:
+                    known = await connection.run(script, (), *arguments)
+                    if known < 0:
+                        raise too_new(self.describe(), -known)
         except UnicodeEncodeError as error:
             raise EncodeError(f"a queue name can't be written in UTF-8: {error}") from error
 
@@ -105,7 +106,7 @@ class RedisBroker:
         own = self._control.server.db
         there = "" if site.db == own else site.db
         try:
-            await self.link.run(scripts.PROBE, (), there, own, f"{site.prefix}celery-task-meta-")
+            await self.link.run(scripts.PROBE, (), there, own, site.task)
         except OperationalError as error:
             log.warning("results are stored apart from the broker's work: %s", error)
             return False

@@ -21,6 +21,7 @@ from celeriac.brokers.redis.settling import settle, settle_one_by_one
 from celeriac.drivers.redis.aio import AsyncConnection
 from celeriac.drivers.redis.protocol import failure
 from celeriac.drivers.redis.script import unknown
+from celeriac.drivers.redis.site import Site
 from celeriac.errors import CeleryError, EncodeError, OperationalError
 from celeriac.model.message import (
     DONE,
@@ -192,15 +193,15 @@ class RedisConsumer:
         for key, many in want.parked.items():
             words += (key, many)
         start = len(words)
-        prefix = self._result_prefix()
-        order = settle(self.control.layout, prefix, words, finished)
+        site = self.control.stores_at or _HERE
         broken: dict[int, str] = {}
         try:
+            order = settle(self.control.layout, site, words, finished)
             packed = hot.pack(tuple(words))
         except (UnicodeEncodeError, TypeError):
             del words[start:]
             order = None
-            broken = settle_one_by_one(self.control.layout, prefix, words, finished, hot.pack)
+            broken = settle_one_by_one(self.control.layout, site, words, finished, hot.pack)
             packed = hot.pack(tuple(words))
         rings = self._rings
         try:
@@ -236,10 +237,7 @@ class RedisConsumer:
             self._tell_faults(faults)
         for n in range(0, len(exceptions), 2):
             at = exceptions[n] - 1
-            text = exceptions[n + 1]
-            verdicts[at if order is None else order[at]] = (
-                Verdict(False, error=text.decode(errors="replace")) if text else LOST
-            )
+            verdicts[at if order is None else order[at]] = _verdict(exceptions[n + 1])
         deliveries: list[Delivery] = []
         if claimed:
             self._likeliest = plan.keys[claimed[0]]
@@ -259,7 +257,7 @@ class RedisConsumer:
         site = self.control.stores_at
         if site is None:
             return finished
-        prefix = self._result_prefix()
+        prefix = site.task
         guarded = [c.store.id for c in finished if c.store is not None and c.store.guard]
         own = self.control.server.db
         try:
@@ -275,10 +273,6 @@ class RedisConsumer:
             msgspec.structs.replace(c, store=None) if c.store and c.store.guard and c.store.id in held else c
             for c in finished
         ]
-
-    def _result_prefix(self) -> str:
-        site = self.control.stores_at
-        return "celery-task-meta-" if site is None else f"{site.prefix}celery-task-meta-"
 
     def _tell_faults(self, faults: list[bytes]) -> None:
         for n in range(0, len(faults), 2):
@@ -396,6 +390,17 @@ class RedisConsumer:
         if self._doorbell is not None:
             self._doorbell.close()
         self._ring()
+
+
+_HERE = Site("", 0, "", lambda document: False)
+"""Where results go that no backend has said a place for."""
+
+
+def _verdict(told: bytes | list[bytes]) -> Verdict:
+    """What the script says of a completion that is not simply done."""
+    if isinstance(told, list):
+        return Verdict(True, complete=tuple(dict.fromkeys(group.decode() for group in told)))
+    return Verdict(False, error=told.decode(errors="replace")) if told else LOST
 
 
 def _new_name() -> str:

@@ -125,13 +125,19 @@ class Layout:
             return f"{literal}/{pattern.replace('#', '*')}"
         return literal
 
-    def pushes(self, envelopes: Sequence[Envelope]) -> tuple[list[Words], list[Words]]:
-        """What publishes envelopes: LPUSH commands (one for up to LPUSH_VALUES of one list), and arguments of
-        schedule.lua for those that wait. Both keep the order of each list."""
+    def pushes(self, envelopes: Sequence[Envelope]) -> tuple[list[Words], list[Words], list[Words]]:
+        """What publishes envelopes: LPUSH commands (one for up to LPUSH_VALUES of one list), arguments of schedule.lua
+        for those that wait, and of once.lua for those that are dropped when they come again. Each keeps the order."""
         lists: dict[str, list[str | bytes | int | float]] = {}
-        later: list[str | bytes | int | float] = [self.prefix]
+        later: list[str | bytes | int | float] = []
+        once: list[str | bytes | int | float] = []
         target = self.target
         for envelope in envelopes:
+            if envelope.once:
+                due = envelope.not_before
+                where = (target(envelope), "", "") if due is None else (envelope.queue, self.entry(envelope), repr(due))
+                once += (envelope.publish_id, *where, envelope.blob)
+                continue
             if envelope.not_before is not None:
                 later += (envelope.queue, self.entry(envelope), repr(envelope.not_before), envelope.blob)
                 continue
@@ -148,10 +154,11 @@ class Layout:
                     commands.append(words)
                 else:
                     commands += [("LPUSH", key, value) for value in words[2:]]
-        schedule: list[Words] = []
-        for start in range(1, len(later), 4 * LPUSH_VALUES):
-            schedule.append((self.prefix, *later[start : start + 4 * LPUSH_VALUES]))
-        return commands, schedule
+        return commands, self._calls(later, 4), self._calls(once, 5)
+
+    def _calls(self, words: Sequence[str | bytes | int | float], each: int) -> list[Words]:
+        size = each * LPUSH_VALUES
+        return [(self.prefix, *words[start : start + size]) for start in range(0, len(words), size)]
 
 
 def too_new(where: str, version: int) -> LayoutTooNew:

@@ -44,7 +44,7 @@ class RedisSender:
         try:
             if len(envelopes) == 1:
                 envelope = envelopes[0]
-                if envelope.not_before is None and envelope.queue in connection.known:
+                if envelope.not_before is None and envelope.queue in connection.known and not envelope.once:
                     words = ("LPUSH", self.layout.target(envelope), envelope.blob)
                     reply = connection.ask(connection.pack(words), 1, deadline)[0]
                     if type(reply) is not int:
@@ -57,7 +57,7 @@ class RedisSender:
     def _publish(self, connection: Connection, envelopes: Sequence[Envelope], deadline: float) -> None:
         queues = {envelope.queue for envelope in envelopes} - connection.known
         commands: list[Words] = self.layout.declaration(sorted(queues)) if queues else []
-        pushes, schedules = self.layout.pushes(envelopes)
+        pushes, schedules, onces = self.layout.pushes(envelopes)
         size = 0
         for words in pushes:
             commands.append(words)
@@ -67,10 +67,11 @@ class RedisSender:
                 commands, size = [], 0
         if commands:
             connection.many(commands, deadline)
-        for arguments in schedules:
-            known = connection.run(scripts.SCHEDULE, (), arguments, deadline)
-            if known < 0:
-                raise too_new(self.describe(), -known)
+        for script, calls in ((scripts.SCHEDULE, schedules), (scripts.ONCE, onces)):
+            for arguments in calls:
+                known = connection.run(script, (), arguments, deadline)
+                if known < 0:
+                    raise too_new(self.describe(), -known)
         connection.known |= queues
 
     def close(self) -> None:

@@ -7,13 +7,16 @@ from typing import Any
 
 from celeriac.brokers.redis.layout import Layout
 from celeriac.brokers.redis.recovery import claim_order
+from celeriac.drivers.redis import chord_words
 from celeriac.drivers.redis.protocol import Words
+from celeriac.drivers.redis.site import Site
 from celeriac.model.message import Ack, Completion, Dead, Delay, Park, Requeue, Return, Store
 
 
-def settle(layout: Layout, prefix: str, words: list[Any], finished: Sequence[Completion]) -> list[int] | None:
-    """Append what is finished; results go under `prefix`. Returns the order in which the completions stand, None when
-    it is theirs."""
+def settle(layout: Layout, site: Site, words: list[Any], finished: Sequence[Completion]) -> list[int] | None:
+    """Append what is finished; results go to `site`. Returns the order in which the completions stand, None when it is
+    theirs."""
+    prefix = site.task
     queue: str | None = None
     returned: list[int] | None = None
     order: list[int] = []
@@ -29,7 +32,10 @@ def settle(layout: Layout, prefix: str, words: list[Any], finished: Sequence[Com
             if receipt.queue != queue:
                 queue = receipt.queue
                 words += ("q", queue)
-            if kind is Ack and not completion.publish and (store is None or not store.guard):
+            if (
+                kind is Ack and not completion.publish and (store is None or not store.guard)
+                and not completion.parts and completion.fire is None
+            ):  # fmt: skip
                 if store is None:
                     words += ("a", receipt.tag)
                 else:
@@ -37,7 +43,7 @@ def settle(layout: Layout, prefix: str, words: list[Any], finished: Sequence[Com
                 if returned is not None:
                     order.append(index)
                 continue
-        append(layout, prefix, words, completion)
+        append(layout, site, words, completion)
         if returned is not None:
             order.append(index)
     if returned is None:
@@ -48,12 +54,12 @@ def settle(layout: Layout, prefix: str, words: list[Any], finished: Sequence[Com
         receipt = finished[index].receipt
         assert receipt is not None
         words += ("q", receipt.queue)
-        append(layout, prefix, words, finished[index])
+        append(layout, site, words, finished[index])
     return order + returned
 
 
 def settle_one_by_one(
-    layout: Layout, prefix: str, words: list[Any], finished: Sequence[Completion], pack: Callable[[Words], bytes]
+    layout: Layout, site: Site, words: list[Any], finished: Sequence[Completion], pack: Callable[[Words], bytes]
 ) -> dict[int, str]:
     """As `settle`, when something in a completion can't be sent: that one becomes a dead letter by itself. Returns
     which, and why. The completions stand in their order."""
@@ -63,22 +69,23 @@ def settle_one_by_one(
         if completion.receipt is not None:
             part += ("q", completion.receipt.queue)
         try:
-            append(layout, prefix, part, completion)
+            append(layout, site, part, completion)
             pack(tuple(part))
         except (UnicodeEncodeError, TypeError) as error:
             broken[index] = f"it can't be sent to the server: {error}"
             part = ["q", completion.receipt.queue] if completion.receipt is not None else []
-            append(layout, prefix, part, completion, broken[index])
+            append(layout, site, part, completion, broken[index])
         words += part
     return broken
 
 
-def append(layout: Layout, prefix: str, words: list[Any], completion: Completion, broken: str = "") -> None:
+def append(layout: Layout, site: Site, words: list[Any], completion: Completion, broken: str = "") -> None:
     """Append a completion in its general form."""
     receipt, settlement, store = completion.receipt, completion.settlement, completion.store
     how, argument, blob = "A", "", b""
+    chorded = bool(completion.parts or completion.fire or completion.chords)
     if broken:
-        how, argument, store = "!", broken, None
+        how, argument, store, chorded = "!", broken, None, False
     elif receipt is not None:
         match settlement:
             case Ack():
@@ -94,18 +101,31 @@ def append(layout: Layout, prefix: str, words: list[Any], completion: Completion
                 how, argument = "P", key
             case Dead(reason):
                 how, argument = "X", reason
-    words += ("x", "" if receipt is None else receipt.tag, how, argument, blob)
+    words += ("c" if chorded else "x", "" if receipt is None else receipt.tag, how, argument, blob)
     if store is None:
         words += ("", "", "", "0")
     else:
-        words += (prefix + store.id, expiry(store), store.document, "1" if store.guard else "0")
+        words += (site.task + store.id, expiry(store), store.document, "1" if store.guard else "0")
     publish = () if broken else completion.publish
+    at = len(words)
     words.append(len(publish))
     for envelope in publish:
+        if envelope.once:
+            words[at] += 1
+            words += ("", envelope.publish_id, "", "")
         if envelope.not_before is None:
             words += (layout.target(envelope), "", "", envelope.blob)
         else:
             words += (layout.base(envelope.queue), layout.entry(envelope), repr(envelope.not_before), envelope.blob)
+    if chorded:
+        fire = completion.fire
+        words += (site.prefix, "1" if site.ordered else "0")
+        words += ("", "") if fire is None else (fire.group, fire.token)
+        words += (len(completion.chords), len(completion.parts))
+        for chord in completion.chords:
+            words += chord_words.opening(chord)
+        for part in completion.parts:
+            words += chord_words.counting(part)
 
 
 def expiry(store: Store) -> str | int:

@@ -16,6 +16,14 @@ class Site(msgspec.Struct, frozen=True):
     prefix: str
     is_success: Callable[[bytes], bool]
     """Reads the state in a document that a script can't look into (a compressed one)."""
+    ordered: bool = True
+    """Chords keep what their members gave in the order of the header (`result_chord_ordered`)."""
+
+    task: str = ""
+    """What the keys of results begin with. Made of the prefix."""
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "task", f"{self.prefix}celery-task-meta-")
 
 
 def run_id_of(info: Any) -> str:
