@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from random import Random
 from typing import Any
@@ -61,11 +62,9 @@ def test_every_workflow_ends(shape: Any, seed: int) -> None:
     assert all(leaf in world.ends for leaf in found.result.leaves())
     assert {chord.fired for chord in world.chords.values()} <= {1}
     assert set(world.errbacks.values()) <= {1}
-    try:
+    with contextlib.suppress(Failed):  # one part may be nothing, and another fail
         value = world.value(found.result)
-    except Failed:
-        return
-    assert value == meaning(shape, 7)
+        assert value == meaning(shape, 7)
 
 
 @given(shape=shapes("a", "b"))
@@ -91,11 +90,11 @@ def test_sizes_stay_linear() -> None:
     long = expand(tree.chain([sig("t", n) for n in range(1000)]), name=name)
     assert len(long.calls[0].options["chain"]) == 999
     assert len(json.dumps(long.calls[0].options)) < 1000 * 160
-    wide = expand(tree.chord([sig("t", n) for n in range(10_000)], sig("s")), name=name)
+    wide = expand(tree.chord(tree.group([sig("t", n) for n in range(10_000)]), sig("s")), name=name)
     assert (len(wide.calls), wide.chords[0].size) == (10_000, 10_000)
     deep: Any = sig("inmost")
     for _ in range(20):
-        deep = tree.chord([sig("t"), deep], sig("s"))
+        deep = tree.chord(tree.group([sig("t"), deep]), sig("s"))
     found = expand(deep, name=name)
     assert len(found.calls) == 21
     assert max(len(json.dumps(call.options)) for call in found.calls) < 20 * 300

@@ -74,8 +74,8 @@ def errbacks(peers: Peers, outcomes: list[Outcome]) -> list[list[int]]:
 @forms("count,depth", (24, 3), (400, 4), timeout=1800)
 @pytest.mark.parametrize("failing", [0.0, 0.15], ids=["all well", "some fail"])
 def test_the_same_as_celery(peers: Peers, server: RedisServer, count: int, depth: int, failing: float) -> None:
-    """Random workflows give the same values, errors, states and error links with celeriac as with Celery; only that ours
-    end where Celery's wait for ever."""
+    """Random workflows give the same values, errors, states and error links with celeriac as with Celery; only that
+    ours end where Celery's wait for ever."""
     chance = random.Random(count if failing else count + 1)
     shapes = [shape(chance, depth, failing) for _ in range(count)]
     found: dict[str, list[Outcome]] = {}

@@ -1,5 +1,4 @@
-"""How a workflow stands: the tasks that belong to a result, with what came before and what followed, read from the result
-store."""
+"""How a workflow stands: the tasks that belong to a result, what came before and what followed, as they are stored."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def expansion(old: TaskMessage, signature: Mapping[str, Any]) -> Expansion:
         whole = tree.with_links(whole, old.callbacks)
     if old.errbacks:
         whole = tree.with_errors(whole, old.errbacks)
-    more = {"replaced_task_nesting": (old.replaced_task_nesting or 0) + 1}
+    more: dict[str, Any] = {"replaced_task_nesting": (old.replaced_task_nesting or 0) + 1}
     if old.reply_to:
         more["reply_to"] = old.reply_to
     numbers = iter(range(1 << 30))

@@ -157,7 +157,9 @@ class _Expander:
         of_body = tree.options(body)
         kept = {"stamped_headers", *tree.stamps(of_body)}
         more = {k: v for k, v in own.items() if k not in NOT_OF_BODY and not (k in kept and k in of_body)}
-        body = tree.with_options(body, **{"group_id": group_id, **of_body, **more})
+        # of a body of several tasks the group would be taken for the chord that it is a member of
+        known = {} if tree.kind(body) else {"group_id": group_id}
+        body = tree.with_options(body, **{**known, **of_body, **more})
         members = tree.tasks(head)
         if not members:
             self.send(body, _Where(([],), {}, [], {}))
@@ -177,9 +179,17 @@ class _Expander:
             _, node = self.freeze(member)
             nodes.append(node)
             leaves += (f"{leaf}:{index}" for leaf in node.leaves())
+        size = sum(map(tree.size, members))
+        if not size:  # members that end in nothing: nobody would ever count
+            self.send(body, _Where(([_nothing(node) for node in nodes],), {}, [], {}))
+            return
         nested = any(node.members is not None for node in nodes)
         structure = Node(group_id, nodes).as_tuple() if nested else None
-        self.chords.append(Opened(group_id, sum(map(tree.size, members)), body, leaves, structure))
+        self.chords.append(Opened(group_id, size, body, leaves, structure))
+
+
+def _nothing(node: Node) -> list[Any]:
+    return [_nothing(member) for member in node.members or ()]
 
 
 def _unmarked(signature: Signature) -> Signature:
