@@ -13,7 +13,19 @@ from celeriac.model.version import VERSION, __version__
 if TYPE_CHECKING:
     from celeriac import states
     from celeriac.app.app import Celeriac, Celery
-    from celeriac.app.canvas import Signature, maybe_signature, signature, subtask
+    from celeriac.app.canvas import (
+        Signature,
+        StampingVisitor,
+        chain,
+        chord,
+        chunks,
+        group,
+        maybe_signature,
+        signature,
+        subtask,
+        xmap,
+        xstarmap,
+    )
     from celeriac.app.handle import AsyncResult, EagerResult
     from celeriac.app.joining import allow_join_result
     from celeriac.app.result_set import GroupResult, ResultSet
@@ -32,6 +44,13 @@ _HOMES = {
     "signature": "celeriac.app.canvas:signature",
     "subtask": "celeriac.app.canvas:subtask",
     "maybe_signature": "celeriac.app.canvas:maybe_signature",
+    "chain": "celeriac.app.canvas:chain",
+    "group": "celeriac.app.canvas:group",
+    "chord": "celeriac.app.canvas:chord",
+    "chunks": "celeriac.app.canvas:chunks",
+    "xmap": "celeriac.app.canvas:xmap",
+    "xstarmap": "celeriac.app.canvas:xstarmap",
+    "StampingVisitor": "celeriac.app.canvas:StampingVisitor",
     "AsyncResult": "celeriac.app.handle:AsyncResult",
     "EagerResult": "celeriac.app.handle:EagerResult",
     "ResultSet": "celeriac.app.result_set:ResultSet",
@@ -48,16 +67,15 @@ _HOMES = {
 
 __all__ = [
     "VERSION", "AsyncResult", "Broadcast", "Celeriac", "Celery", "EagerResult", "Exchange", "GroupResult", "Queue",
-    "ResultSet", "Signature", "Task", "__version__", "allow_join_result", "current_app", "current_task",
-    "maybe_signature", "shared_task", "signature", "states", "subtask", "uuid",
+    "ResultSet", "Signature", "StampingVisitor", "Task", "__version__", "allow_join_result", "chain", "chord", "chunks",
+    "current_app", "current_task", "group", "maybe_signature", "shared_task", "signature", "states", "subtask", "uuid",
+    "xmap", "xstarmap",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
-        if name in ("chain", "group", "chord", "chunks", "xmap", "xstarmap"):
-            raise AttributeError(f"celeriac.{name}: chains, groups and chords are not part of this version of celeriac")
         if name == "states":
             return import_module("celeriac.states")
         raise AttributeError(f"module 'celeriac' has no attribute {name!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, assert_type
 
-from celeriac import AsyncResult, Celeriac, Signature, Task, shared_task
+from celeriac import AsyncResult, Celeriac, GroupResult, Signature, Task, chord, group, shared_task
 
 app = Celeriac("typed")
 
@@ -53,6 +53,12 @@ def sync_calls() -> None:
     assert_type(add.s(1, 2), Signature[int])
     assert_type(add.s(1).delay(), AsyncResult[int])
     assert_type(slow.s(1), Signature[float])
+    assert_type(add.s(1) | slow.s(), Signature[float])
+    assert_type((slow.s(1) | add.s()).delay(), AsyncResult[int])
+    assert_type(add.s(1).clone((2,)).set(queue="q"), Signature[int])
+    assert_type(group([add.s(1), slow.s(2)]).delay(), GroupResult)
+    assert_type(add.chunks([(1, 2)], 1)(), GroupResult)
+    assert_type(chord([add.s(1)], named.s()) | add.s(), Signature[int])
 
 
 async def async_calls() -> None:

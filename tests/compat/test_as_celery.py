@@ -84,8 +84,6 @@ def test_what_is_not_there_says_so(alias: None) -> None:
     with pytest.raises(ModuleNotFoundError, match=r"has no module 'celery\.bootsteps'"):
         import_module("celery.bootsteps")
     celery: Any = import_module("celery")
-    with pytest.raises(AttributeError, match="chains are not part of this version"):
-        _ = celery.chain
     with pytest.raises(AttributeError, match="no such name"):
         _ = celery.nonsense
 

@@ -41,6 +41,16 @@ def test_tour(tmp_path: Path) -> None:
     assert lines[6:] == ["100 SUCCESS", "/shoes /hats", "half done", "charged Ada once at most", "10.0"]
 
 
+def test_canvas(tmp_path: Path) -> None:
+    """Each shape of the canvas page gives what the page says."""
+    lines = play(tmp_path, "canvas", ("send.py",), ("stamps.py",)).splitlines()
+    assert lines == [
+        "tasks.add(2, 3) 5", "5", "5", "5", "11 10 5", "45", "[0, 2, 4, 6, 8] 5 True", "[0, 2, 4, 6, 8]", "[2, 4, 6]",
+        "[3, 7]", "[[0, 2, 4], [6, 8, 10]]", "raised: 2 as asked", "6",
+        "{'customer': 'Ada', 'stamped_headers': ['customer']}", "[4, 4]",
+    ]  # fmt: skip
+
+
 def test_demo(tmp_path: Path) -> None:
     """The demo's project counts the words of any text."""
     (tmp_path / "text.md").write_text("carrot celery celeriac celery\n")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celeriac.errors import ContentDisallowed, DecodeError, EncodeError, InvalidTaskError
-from celeriac.wire import codec, frame
+from celeriac.wire import codec, frame, values
 from celeriac.wire.task import Head, TaskMessage, Template, pack, read_head, unpack
 from tests.wire.messages import EMBED, TASK_ID, message, protocol_1, seal
 
@@ -99,15 +99,18 @@ def test_the_parent_and_the_child_agree(sent: TaskMessage, serializer: str) -> N
     assert (head.timelimit or (None, None)) == got.timelimit
 
 
-@given(MESSAGES.filter(lambda m: m.eta is None or len(m.eta) > 0))
-def test_a_template_gives_the_same_bytes(sent: TaskMessage) -> None:
-    """Whatever the options, the template and `pack` agree."""
+@given(MESSAGES.filter(lambda m: m.eta is None or len(m.eta) > 0), st.none() | st.dictionaries(st.text(), st.integers()))
+def test_a_template_gives_the_same_bytes(sent: TaskMessage, body: Any) -> None:
+    """Whatever the options and the chord, the template and `pack` agree."""
     for name in ("callbacks", "errbacks", "chain", "chord", "embed_extra"):
         setattr(sent, name, None)
     sent.argsrepr = sent.kwargsrepr = None
     template = Template(sent, queue="q", exchange="e", routing_key="r", priority=3)
-    expected = pack(sent, queue="q", exchange="e", routing_key="r", priority=3, publish_id="tag")
-    assert template.pack(sent.id, "tag", sent.args, sent.kwargs, sent.root_id, sent.parent_id) == expected.blob
+    sent.chord = body
+    expected = pack(sent, queue="q", exchange="e", routing_key="r", priority=3, publish_id="tag").blob
+    chord = "" if body is None else values.dumps(body)
+    ids = sent.id, "tag", sent.args, sent.kwargs, sent.root_id, sent.parent_id, sent.group, sent.group_index, chord
+    assert template.pack(*ids) == expected
 
 
 def test_template_takes_no_links() -> None:

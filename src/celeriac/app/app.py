@@ -225,6 +225,10 @@ class Celeriac(Making):
         result: Handle[Any] = self._result(outgoing, result_cls, add_to_parent)
         return result
 
+    def outgoing(self, name: str, args: Any, kwargs: Any, options: Mapping[str, Any]) -> publish.Outgoing:
+        """What `send_task` sends for a task that this app does not know."""
+        return publish.prepare(self, name, args, kwargs, {"ignore_result": None, **options})
+
     def _outgoing(
         self,
         name: str,
@@ -310,6 +314,13 @@ class Celeriac(Making):
         `app.backend()`."""
         return self.wiring.make_backend()
 
+    async def result_backend(self) -> ResultBackend:
+        """The asynchronous adapter of the loop that runs. Raises NotImplementedError where results are not kept."""
+        adapter = await self.wiring.backend_here()
+        if adapter is None:
+            raise NotImplementedError(DISABLED)
+        return adapter
+
     def use_parent(self, link: Any) -> None:
         """This is a child of a worker: from now on everything goes through its parent."""
         self.wiring.use_parent(link)
@@ -322,9 +333,7 @@ class Celeriac(Making):
         import asyncio
 
         end = None if timeout is None else time.monotonic() + timeout
-        adapter = await self.wiring.backend_here()
-        if adapter is None:
-            raise NotImplementedError(DISABLED)
+        adapter = await self.result_backend()
         async with adapter.watch(ids) as changes:
             while True:
                 left = None if end is None else max(0.0, end - time.monotonic())

@@ -16,16 +16,28 @@ PIECE = 1000
 """Calls that are handed to the broker together."""
 
 
-def envelope(plan: Plan, request: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Envelope:
-    """The message of one call by the direct path. `request`: that of the task that calls, or None. The delivery tag is
-    the task id: both are new, and a retry gets a tag of its own."""
+def envelope(
+    plan: Plan,
+    request: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    task_id: str | None = None,
+    group: str | None = None,
+    group_index: int | None = None,
+    chord: str = "",
+) -> Envelope:
+    """The message of one call by the direct path. `request`: that of the task that calls, or None; `chord`: the JSON
+    text of a body. Where no id is given, the delivery tag is the task id, for both are new."""
     assert plan.pack is not None
-    task_id = new_id()
+    tag = new_id()
+    if task_id is None:
+        task_id = tag
     if request is None:
-        blob = plan.pack(task_id, task_id, args, kwargs)
+        blob = plan.pack(task_id, tag, args, kwargs, None, None, group, group_index, chord)
     else:
-        blob = plan.pack(task_id, task_id, args, kwargs, request.root_id or request.id, request.id)
-    return Envelope(task_id, task_id, plan.queue, blob, plan.priority, None, plan.exchange, plan.routing_key)
+        root = request.root_id or request.id
+        blob = plan.pack(task_id, tag, args, kwargs, root, request.id, group, group_index, chord)
+    return Envelope(task_id, tag, plan.queue, blob, plan.priority, None, plan.exchange, plan.routing_key)
 
 
 def handle(task: Any, plan: Plan, request: Any, task_id: str) -> Any:
@@ -71,14 +83,19 @@ def arguments(call: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
     )
 
 
+def checked(
+    task: Any, plan: Plan, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """The arguments. Raises TypeError for those that the function does not take."""
+    if plan.arity is not None and (len(args) != plan.arity or kwargs):
+        task.shape.check(args, kwargs)
+    return args, kwargs
+
+
 def _pieces(task: Any, plan: Plan, request: Any, calls: Iterable[Any]) -> Iterator[list[Envelope]]:
-    arity, check = plan.arity, task.shape.check
     piece: list[Envelope] = []
     for call in calls:
-        args, kwargs = arguments(call)
-        if arity is not None and (len(args) != arity or kwargs):
-            check(args, kwargs)
-        piece.append(envelope(plan, request, args, kwargs))
+        piece.append(envelope(plan, request, *checked(task, plan, *arguments(call))))
         if len(piece) == PIECE:
             yield piece
             piece = []

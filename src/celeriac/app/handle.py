@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import aclosing, closing
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from celeriac.app import registry, results
 from celeriac.app.joining import assert_will_not_block
+from celeriac.app.lineage import Lineage, ResultBase, ancestors, everything
 from celeriac.app.results import Results
-from celeriac.errors import IncompleteStream, TimeoutError
+from celeriac.errors import TimeoutError
 from celeriac.model import states
 from celeriac.wire.record import Record
 
 R = TypeVar("R", covariant=True)
 Then = Callable[..., Any]
 
-class ResultBase:
-    """What AsyncResult, ResultSet and EagerResult have in common."""
-
-    __slots__ = ()
-
-
-class AsyncResult(ResultBase, Generic[R]):
+class AsyncResult(Lineage, Generic[R]):
     """The result of one task, by its id. Equal to another of the same id, and to the id itself.
 
     Asking costs a round trip until the state is final; then it is kept. An id that nobody knows is PENDING for ever."""
@@ -284,7 +278,7 @@ class AsyncResult(ResultBase, Generic[R]):
     def _watched(self, with_parents: bool) -> dict[str, AsyncResult[Any]]:
         watched: dict[str, AsyncResult[Any]] = {self.id: self}
         if with_parents:
-            for node in self._parents():
+            for node in ancestors(self):
                 if isinstance(node, AsyncResult) and node.is_open:
                     watched.setdefault(node.id, node)
         return watched
@@ -306,12 +300,6 @@ class AsyncResult(ResultBase, Generic[R]):
     def is_open(self) -> bool:
         """There is something to wait for, as far as this handle has seen."""
         return self._found is None and not self._ignored
-
-    def _parents(self) -> Iterator[ResultBase]:
-        node = self.parent
-        while node is not None:
-            yield node
-            node = getattr(node, "parent", None)
 
     def then(self, callback: Then | None, on_error: Then | None = None, weak: bool = False) -> AsyncResult[R]:
         """Call `callback(result)` when this handle sees that the task has ended well, `on_error(exception)` when it
@@ -350,11 +338,11 @@ class AsyncResult(ResultBase, Generic[R]):
 
     def forget(self) -> None:
         """Delete the stored result, and those of the parents."""
-        self._found = None
-        forget = getattr(self.parent, "forget", None)
-        if forget is not None:
-            forget()
-        self.backend.forget(self.id)
+        self.backend.reader.forget(forgotten(self))
+
+    async def aforget(self) -> None:
+        """`forget` for coroutines."""
+        await (await self.app.result_backend()).forget(forgotten(self))
 
     def revoke(
         self,
@@ -383,46 +371,9 @@ class AsyncResult(ResultBase, Generic[R]):
             headers, terminate=terminate, signal=signal or "SIGTERM", reply=wait, timeout=timeout or 1.0
         )
 
-    # Walking
-
-    def iterdeps(self, intermediate: bool = False) -> Iterator[tuple[Any, Any]]:
-        """`(parent, node)` of this result and of all that it has sent, breadth first. Raises IncompleteStream at a node
-        that has not ended, unless `intermediate`."""
-        return _iterdeps(self, intermediate)
-
-    def collect(self, intermediate: bool = False, **how: Any) -> Iterator[tuple[Any, Any]]:
-        """`(node, its result)` of this result and of all that it has sent."""
-        for _, node in self.iterdeps(intermediate=intermediate):
-            yield node, node.get(**how)
-
-    def get_leaf(self) -> Any:
-        """The result of the last node of `iterdeps`."""
-        value = None
-        for _, node in self.iterdeps():
-            value = node.get()
-        return value
-
-    def build_graph(self, intermediate: bool = False, formatter: Any = None) -> Graph:
-        """This result and all that it has sent, as a graph. `formatter` means nothing here."""
-        return Graph(self.iterdeps(intermediate=intermediate))
-
-    @property
-    def graph(self) -> Graph:
-        """`build_graph()`."""
-        return self.build_graph()
-
-    def as_tuple(self) -> tuple[Any, Any]:
-        """`((id, parent's tuple or None), None)`: how a result is stored."""
-        parent = self.parent
-        return (self.id, parent and parent.as_tuple()), None  # type: ignore[attr-defined]
-
     def as_list(self) -> list[str]:
         """The ids of this result and of its ancestors."""
-        return [self.id, *(node.id for node in self._parents())]  # type: ignore[attr-defined]
-
-    def __json__(self) -> Any:
-        """How a result is written into a JSON document."""
-        return self.as_tuple()
+        return [self.id, *(node.id for node in ancestors(self))]
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, AsyncResult):
@@ -472,43 +423,14 @@ def wait(
         on_interval()
 
 
-def _iterdeps(root: Any, intermediate: bool) -> Iterator[tuple[Any, Any]]:
-    line: deque[tuple[Any, Any]] = deque([(None, root)])
-    seen: set[Any] = set()
-    while line:
-        parent, node = line.popleft()
-        if node.id in seen:
-            continue  # a retried task of Celery's names itself among its children
-        seen.add(node.id)
-        yield parent, node
-        if node.ready():
-            line.extend((node, child) for child in node.children or ())
-        elif not intermediate:
-            raise IncompleteStream
-
-
-class Graph(dict[Any, list[Any]]):
-    """Result -> the results that it leads to."""
-
-    def __init__(self, edges: Iterable[tuple[Any, Any]] = ()) -> None:
-        super().__init__()
-        for parent, node in edges:
-            self.setdefault(node, [])
-            if parent is not None:
-                self[parent].append(node)
-
-    def edges(self) -> list[tuple[Any, Any]]:
-        """All `(parent, node)`."""
-        return [(parent, node) for parent, nodes in self.items() for node in nodes]
-
-    def to_dot(self, file: Any) -> None:
-        """Write the graph for Graphviz."""
-        file.write("digraph results {\n")
-        for node in self:
-            file.write(f'    "{node}";\n')
-        for parent, node in self.edges():
-            file.write(f'    "{parent}" -> "{node}";\n')
-        file.write("}\n")
+def forgotten(result: Any) -> list[str]:
+    """The ids whose documents are to be deleted when a result is forgotten; their handles know nothing any more."""
+    ids = []
+    for node in everything(result):
+        if isinstance(node, AsyncResult) and not isinstance(node, EagerResult):
+            node._found = node._error = None
+            ids.append(node.id)
+    return ids
 
 
 class EagerResult(AsyncResult[R]):
@@ -568,6 +490,9 @@ class EagerResult(AsyncResult[R]):
     def forget(self) -> None:
         """Nothing is stored."""
 
+    async def aforget(self) -> None:
+        """Nothing is stored."""
+
     def exists(self) -> bool:
         """True."""
         return True
@@ -598,11 +523,19 @@ def result_from_tuple(form: Any, app: Any = None) -> Any:
     if isinstance(form, ResultBase):
         return form
     app = registry.app_or_default(app)
-    head, members = form
-    task_id, parent = head if isinstance(head, list | tuple) else (head, None)
-    above = result_from_tuple(parent, app) if parent and not isinstance(parent, str) else None
-    if isinstance(parent, str):
-        above = app.AsyncResult(parent)
-    if members is not None:
-        return app.GroupResult(task_id, [result_from_tuple(member, app) for member in members], parent=above)
-    return app.AsyncResult(task_id, parent=above)
+    line: list[tuple[str, Any]] = []
+    result: Any = None
+    while form:
+        if isinstance(form, str):
+            result = app.AsyncResult(form)
+            break
+        head, members = form
+        task_id, form = head if isinstance(head, list | tuple) else (head, None)
+        line.append((task_id, members))
+    for task_id, members in reversed(line):
+        if members is None:
+            result = app.AsyncResult(task_id, parent=result)
+        else:
+            found = [result_from_tuple(member, app) for member in members]
+            result = app.GroupResult(task_id, found, parent=result)
+    return result

@@ -1,157 +1,117 @@
-"""How a workflow stands: the tasks that belong to a result, what came before and what followed, as they are stored."""
+"""How results hang together: what came before (`parent`), what a task has sent (`children`), members of a group."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from celeriac.app.results import Results
-from celeriac.canvas import advance
-from celeriac.errors import CeleryError
-from celeriac.model.states import PENDING
-from celeriac.ports import ResultBackend
-from celeriac.wire.record import Record
+from celeriac.errors import IncompleteStream
 
 
-@dataclass(slots=True)
-class Branch:
-    """A task or a group, and what followed from it."""
+class ResultBase:
+    """What AsyncResult, ResultSet and EagerResult have in common."""
 
-    id: str
-    kind: str
-    """task or group."""
-    name: str = ""
-    """The task's, where the store has it (`result_extended`)."""
-    state: str = PENDING
-    done: str | None = None
-    """When it ended, ISO 8601."""
-    result: str = ""
-    """What it gave, or why it failed; shortened."""
-    branches: list[Branch] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "id": self.id, "kind": self.kind, "name": self.name, "state": self.state, "done": self.done,
-            "result": self.result, "branches": [branch.as_dict() for branch in self.branches],
-        }  # fmt: skip
+    __slots__ = ()
 
 
-class Lineage:
-    """Reads one workflow."""
+class Lineage(ResultBase):
+    """A result with an id: of a task or of a group."""
 
-    def __init__(self, backend: ResultBackend, results: Results) -> None:
-        self._backend = backend
-        self._results = results
-        self._records: dict[str, Record | None] = {}
-        self._drawn: set[str] = set()
+    __slots__ = ()
 
-    async def of(self, task_id: str) -> list[Branch]:
-        """The whole workflow that a task is part of, from its first task (or first group) on, step by step."""
-        top, seen = task_id, set[str]()
-        while top not in seen:
-            seen.add(top)
-            record = await self._record(top)
-            if record is None or not record.parent_id or await self._record(record.parent_id) is None:
-                break
-            top = record.parent_id
-        record = await self._record(top)
-        group = record.group_id if record is not None else None
-        return (await self._chord(group) if group else []) or await self._steps([(top, None)])
+    def iterdeps(self, intermediate: bool = False) -> Iterator[tuple[Any, Any]]:
+        """`(parent, node)` of this result and of all that it has sent, breadth first. Raises IncompleteStream at a node
+        that has not ended, unless `intermediate`."""
+        line: deque[tuple[Any, Any]] = deque([(None, self)])
+        seen: set[Any] = set()
+        while line:
+            parent, node = line.popleft()
+            if node.id in seen:
+                continue  # a retried task of Celery's names itself among its children
+            seen.add(node.id)
+            yield parent, node
+            if node.ready():
+                line.extend((node, child) for child in node.children or ())
+            elif not intermediate:
+                raise IncompleteStream
 
-    async def _record(self, task_id: str) -> Record | None:
-        if task_id not in self._records:
-            await self._load([task_id])
-        return self._records[task_id]
+    def collect(self, intermediate: bool = False, **how: Any) -> Iterator[tuple[Any, Any]]:
+        """`(node, its result)` of this result and of all that it has sent."""
+        for _, node in self.iterdeps(intermediate=intermediate):
+            yield node, node.get(**how)
 
-    async def _load(self, ids: Iterable[str]) -> None:
-        wanted = [one for one in dict.fromkeys(ids) if one not in self._records]
-        documents = await self._backend.fetch(wanted) if wanted else {}
-        for one in wanted:
-            document = documents.get(one)
-            try:
-                self._records[one] = None if document is None else self._results.read(one, document)
-            except CeleryError:
-                self._records[one] = Record(one, "UNREADABLE")
+    def get_leaf(self) -> Any:
+        """The result of the last node of `iterdeps`."""
+        value = None
+        for _, node in self.iterdeps():
+            value = node.get()
+        return value
 
-    async def _chord(self, group: str) -> list[Branch]:
-        """A chord whose header was sent by a caller: its members stand only in what is kept of the chord."""
-        standing = await self._backend.chord(group)
-        if standing is None or not standing.members:
-            return []
-        members = [name.rpartition(":")[0] for name in standing.members]
-        await self._load(members)
-        inner = [branch for member in members for branch in await self._steps([(member, None)])]
-        head = Branch(group, "group", state=_of_all(inner), branches=inner)
-        try:
-            body: Mapping[str, Any] = json.loads(standing.body)
-            firsts = [options["task_id"] for options in advance.fails_with([body])][:1]
-        except (ValueError, KeyError):
-            firsts = []
-        return [head, *await self._steps([(first, None) for first in firsts])]
+    def build_graph(self, intermediate: bool = False, formatter: Any = None) -> Graph:
+        """This result and all that it has sent, as a graph. `formatter` means nothing here."""
+        return Graph(self.iterdeps(intermediate=intermediate))
 
-    async def _steps(self, waiting: list[Node]) -> list[Branch]:
-        """One step after the other, as long as one follows from one; where several follow, they are its branches."""
-        line: list[Branch] = []
-        waiting.reverse()
-        while waiting:
-            node_id, members = waiting.pop()
-            if node_id in self._drawn:
-                continue
-            self._drawn.add(node_id)
-            if members is not None:
-                inner = [branch for member in members for branch in await self._steps(_nodes(member))]
-                line.append(Branch(node_id, "group", state=_of_all(inner), branches=inner))
-                continue
-            record = await self._record(node_id)
-            branch = Branch(node_id, "task")
-            line.append(branch)
-            if record is None:
-                continue
-            branch.name, branch.state, branch.done = record.name or "", record.status, record.date_done
-            branch.result = _shown(record)
-            children = record.children or []
-            if len(children) == 1:
-                waiting += reversed(_nodes(children[0]))
-            else:
-                for form in children:
-                    branch.branches += await self._steps(_nodes(form))
-        return line
+    @property
+    def graph(self) -> Graph:
+        """`build_graph()`."""
+        return self.build_graph()
+
+    def as_tuple(self) -> tuple[Any, Any]:
+        """How a result is stored: `((id, parent's tuple or None), None)`, of a group
+        `((id, parent's tuple or None), [the members' tuples])`."""
+        form: Any = None
+        line: list[Any] = [self, *ancestors(self)]
+        for node in reversed(line):
+            members = getattr(node, "results", None)
+            form = (node.id, form), None if members is None else [member.as_tuple() for member in members]
+        found: tuple[Any, Any] = form
+        return found
+
+    def __json__(self) -> Any:
+        """How a result is written into a JSON document."""
+        return self.as_tuple()
 
 
-Node = tuple[str, Any]
-"""An id, and of a group its members' result tuples."""
+class Graph(dict[Any, list[Any]]):
+    """Result -> the results that it leads to."""
+
+    def __init__(self, edges: Iterable[tuple[Any, Any]] = ()) -> None:
+        super().__init__()
+        for parent, node in edges:
+            self.setdefault(node, [])
+            if parent is not None:
+                self[parent].append(node)
+
+    def edges(self) -> list[tuple[Any, Any]]:
+        """All `(parent, node)`."""
+        return [(parent, node) for parent, nodes in self.items() for node in nodes]
+
+    def to_dot(self, file: Any) -> None:
+        """Write the graph for Graphviz."""
+        file.write("digraph results {\n")
+        for node in self:
+            file.write(f'    "{node}";\n')
+        for parent, node in self.edges():
+            file.write(f'    "{parent}" -> "{node}";\n')
+        file.write("}\n")
 
 
-def _nodes(form: Any) -> list[Node]:
-    """What a result tuple names: what is before it, then itself."""
-    line: list[Node] = []
-    while isinstance(form, Sequence) and len(form) == 2 and isinstance(form[0], Sequence) and len(form[0]) == 2:
-        (node_id, parent), members = form
-        if isinstance(node_id, str):
-            line.append((node_id, members))
-        form = parent
-    line.reverse()
-    return line
+def ancestors(result: Any) -> Iterator[Any]:
+    """What came before, the nearest first."""
+    node = getattr(result, "parent", None)
+    while node is not None:
+        yield node
+        node = getattr(node, "parent", None)
 
 
-def _of_all(branches: Sequence[Branch]) -> str:
-    states = [branch.state for branch in branches]
-    for state in ("FAILURE", "REVOKED"):
-        if state in states:
-            return state
-    done = states.count("SUCCESS")
-    return "SUCCESS" if done == len(states) else f"{done} of {len(states)} done"
-
-
-def _shown(record: Record) -> str:
-    result = record.result
-    if isinstance(result, Mapping) and "exc_type" in result:
-        message = result.get("exc_message")
-        words = ", ".join(map(str, message)) if isinstance(message, list | tuple) else str(message)
-        text = f"{result['exc_type']}: {words}"
-    else:
-        text = "" if record.status == PENDING else repr(result)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def everything(result: Any) -> Iterator[Any]:
+    """A result, its members, what came before, and so on."""
+    line = [result]
+    while line:
+        node = line.pop()
+        yield node
+        line += getattr(node, "results", None) or ()
+        parent = getattr(node, "parent", None)
+        if parent is not None:
+            line.append(parent)

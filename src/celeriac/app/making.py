@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
-from celeriac.app import annotating, publish, registry, retrying
+from celeriac.app import annotating, builtin_tasks, publish, registry, retrying
 from celeriac.app.config import symbol
 from celeriac.app.loading import Discovery, Loader, Packages, discover
 from celeriac.app.registry import TaskRegistry
@@ -162,6 +162,7 @@ class Making(Settled):
             self.finalized = True
             for take_in in registry.finalizers():
                 take_in(self)
+            builtin_tasks.add(self)
             for task in list(self._tasks.values()):
                 self.annotate(task)
         self.on_after_finalize.send(self)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, closing
 from typing import Any
 
 from celeriac.app import registry, results
-from celeriac.app.handle import AsyncResult, ResultBase, Then, result_from_tuple, too_late, wait
+from celeriac.app.handle import AsyncResult, Then, forgotten, result_from_tuple, too_late, wait
 from celeriac.app.joining import assert_will_not_block
+from celeriac.app.lineage import Lineage, ResultBase
 from celeriac.app.results import Results
 from celeriac.model import states
 from celeriac.wire.record import Record
@@ -110,9 +111,16 @@ class ResultSet(ResultBase):
         return sum(int(result.successful()) for result in self.results)
 
     def forget(self) -> None:
-        """Delete the stored results."""
-        for result in self.results:
-            result.forget()
+        """Delete the stored results, and those of their parents."""
+        ids = forgotten(self)
+        if ids:
+            self.backend.reader.forget(ids)
+
+    async def aforget(self) -> None:
+        """`forget` for coroutines."""
+        ids = forgotten(self)
+        if ids:
+            await (await self.app.result_backend()).forget(ids)
 
     def revoke(
         self,
@@ -184,6 +192,8 @@ class ResultSet(ResultBase):
                     raise too_late(f"{len(waiting)} of {count} tasks", timeout)
         return self._gather(propagate, callback)
 
+    ajoin = aget
+
     def _arrived(self, waiting: dict[str, list[Any]], found: Record, propagate: bool, on_message: Any) -> bool:
         if on_message is not None:
             on_message(results.meta(found))
@@ -239,12 +249,33 @@ class ResultSet(ResultBase):
                     if not waiting:
                         return
 
+    async def aiter_native(self, timeout: float | None = None) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
+        """`iter_native` for coroutines."""
+        for result in self._tree():
+            if result._found is not None:
+                yield result.id, results.meta(result._found)
+        waiting = _leaves(self)
+        if not waiting:
+            return
+        count = len(waiting)
+        async with aclosing(self.app.awatch(self.backend, list(waiting), timeout)) as changes:
+            async for found in changes:
+                if self._arrived(waiting, found, False, None):
+                    yield found.id, results.meta(found)
+                    if not waiting:
+                        return
+        raise too_late(f"{len(waiting)} of {count} tasks", timeout)
+
     def iterate(self, timeout: float | None = None, propagate: bool = True) -> Iterator[Any]:
         """What each task returned, as they end."""
         for _, found in self.iter_native(timeout):
-            if propagate and found["status"] in states.PROPAGATE_STATES:
-                raise AsyncResult._raisable(found["result"])
-            yield found["result"]
+            yield _value(found, propagate)
+
+    async def aiterate(self, timeout: float | None = None, propagate: bool = True) -> AsyncGenerator[Any, None]:
+        """`iterate` for coroutines."""
+        async with aclosing(self.aiter_native(timeout)) as found:
+            async for _, meta in found:
+                yield _value(meta, propagate)
 
     def then(self, callback: Then | None, on_error: Then | None = None, weak: bool = False) -> ResultSet:
         """Call `callback(self)` when `get` has seen all tasks ended well, `on_error(exception)` when one failed."""
@@ -277,6 +308,12 @@ class ResultSet(ResultBase):
         return f"<{type(self).__name__}: [{', '.join(str(result) for result in self.results)}]>"
 
 
+def _value(meta: Mapping[str, Any], propagate: bool) -> Any:
+    if propagate and meta["status"] in states.PROPAGATE_STATES:
+        raise AsyncResult._raisable(meta["result"])
+    return meta["result"]
+
+
 def _leaves(of: ResultSet) -> dict[str, list[Any]]:
     """id -> handles of the tasks that have not been seen ended."""
     waiting: dict[str, list[Any]] = {}
@@ -286,7 +323,7 @@ def _leaves(of: ResultSet) -> dict[str, list[Any]]:
     return waiting
 
 
-class GroupResult(ResultSet):
+class GroupResult(ResultSet, Lineage):
     """The results of a group, with an id by which they can be stored."""
 
     def __init__(
@@ -310,9 +347,18 @@ class GroupResult(ResultSet):
         """Store which results belong to the group, to be found by `restore`."""
         (backend or self.backend).save_group(self.id or "", self.as_tuple())
 
+    async def asave(self) -> None:
+        """`save` for coroutines."""
+        document, expires = self.backend.group_document(self.as_tuple())
+        await (await self.app.result_backend()).save_group(self.id or "", document, expires)
+
     def delete(self, backend: Results | None = None) -> None:
         """Forget what `save` stored."""
         (backend or self.backend).delete_group(self.id or "")
+
+    async def adelete(self) -> None:
+        """`delete` for coroutines."""
+        await (await self.app.result_backend()).forget_group(self.id or "")
 
     @classmethod
     def restore(cls, id: str, backend: Results | None = None, app: Any = None) -> GroupResult | None:
@@ -321,23 +367,22 @@ class GroupResult(ResultSet):
         form = (backend or app.backend).restore_group(id)
         return None if form is None else result_from_tuple(form, app)
 
-    def as_tuple(self) -> tuple[Any, Any]:
-        """`((id, parent's tuple or None), [the results' tuples])`."""
-        parent = self.parent
-        head = (self.id, parent and parent.as_tuple())  # type: ignore[attr-defined]
-        return head, [result.as_tuple() for result in self.results]
-
-    def __json__(self) -> Any:
-        """How a group is written into a JSON document."""
-        return self.as_tuple()
+    @classmethod
+    async def arestore(cls, id: str, app: Any = None) -> GroupResult | None:
+        """`restore` for coroutines."""
+        app = registry.app_or_default(app or cls.bound_app)
+        document = await (await app.result_backend()).fetch_group(id)
+        return None if document is None else result_from_tuple(app.backend.read_group(document), app)
 
     def forget(self) -> None:
         """Delete the stored results, those of the parents, and what `save` stored."""
         super().forget()
-        forget = getattr(self.parent, "forget", None)
-        if forget is not None:
-            forget()
         self.delete()
+
+    async def aforget(self) -> None:
+        """`forget` for coroutines."""
+        await super().aforget()
+        await self.adelete()
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, GroupResult):

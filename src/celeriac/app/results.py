@@ -129,6 +129,9 @@ class Results:
         """Delete the record."""
         self.reader.forget([task_id])
 
+    def cleanup(self) -> None:
+        """Nothing is to be done: the stores forget by themselves what has expired."""
+
     # Writing
 
     def store_result(
@@ -210,13 +213,21 @@ class Results:
 
     def save_group(self, group_id: str, form: Sequence[Any]) -> None:
         """Store the tuple of a group."""
-        document = record.group_document(form, self.serializer, self.app.conf["result_compression"])
-        self.reader.save_group(group_id, document, self.expires())
+        document, expires = self.group_document(form)
+        self.reader.save_group(group_id, document, expires)
+
+    def group_document(self, form: Sequence[Any]) -> tuple[bytes, float | None]:
+        """The document of a group's tuple, and how long it is kept."""
+        return record.group_document(form, self.serializer, self.app.conf["result_compression"]), self.expires()
 
     def restore_group(self, group_id: str) -> Any:
         """The tuple of a stored group, or None."""
         document = self.reader.fetch_group(group_id)
-        return None if document is None else record.read_group(document, self.serializer, self.accept)
+        return None if document is None else self.read_group(document)
+
+    def read_group(self, document: bytes) -> Any:
+        """The tuple in a group's document. Raises DecodeError and ContentDisallowed."""
+        return record.read_group(document, self.serializer, self.accept)
 
     def delete_group(self, group_id: str) -> None:
         """Delete a stored group."""

@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar, cast, o
 import msgspec
 
 from celeriac import errors, telemetry
-from celeriac.app import bulk, publish, registry, replacing, retrying
+from celeriac.app import bulk, canvas, publish, registry, replacing, retrying
 from celeriac.app.attributes import CurrentApp, FromSetting, held
-from celeriac.app.canvas import NOT_YET, Signature, maybe_signature, signature
+from celeriac.app.canvas import Signature, maybe_signature, signature
 from celeriac.app.checking import Shape
 from celeriac.app.handle import AsyncResult as Handle
 from celeriac.app.handle import EagerResult
@@ -230,7 +230,7 @@ class Task(Generic[P, R]):
     def delay(self, *args: Any, **kwargs: Any) -> Any:
         """Send the task with these arguments. Returns when the broker has it safe; raises OperationalError when that
         takes longer than `task_publish_timeout`, TypeError for arguments that the function does not take."""
-        plan = self._direct()
+        plan = self.direct()
         if plan is None:
             return self.apply_async(args, kwargs)
         arity = plan.arity
@@ -247,8 +247,9 @@ class Task(Generic[P, R]):
             publish.again(plan.sender, (envelope,), began + plan.timeout, self.app.publish_pauses(), error)
         return bulk.handle(self, plan, request, envelope.id)
 
-    def _direct(self) -> Plan | None:
-        """How messages are sent that depend on nothing but ids and arguments; None: anything may have a say."""
+    def direct(self) -> Plan | None:
+        """How messages are sent that depend on nothing but ids, arguments and the canvas; None: anything may have a
+        say."""
         app = self.app
         plan = self._plan
         if plan is None or plan.stamp is not app.stamp:
@@ -259,11 +260,27 @@ class Task(Generic[P, R]):
             or _after.receivers
             or _sent.receivers
             or app.conf["task_always_eager"]
-            or getattr(self.apply_async, "__func__", None) is not _APPLY_ASYNC
+            or getattr(self.apply_async, "__func__", None) is not _PLAIN["apply_async"]
             or getattr(app.send_task, "__func__", None) is not plan.send_task
         ):
             return None
         return plan
+
+    def is_sent_plainly(self, method: str) -> bool:
+        """Neither `method` (`apply_async`, `aapply_async`) is overridden nor the app's `send_task`."""
+        app = self.app
+        return (
+            getattr(getattr(self, method), "__func__", None) is _PLAIN[method]
+            and getattr(app.send_task, "__func__", None) is app.plain_send_task.__func__
+        )
+
+    def outgoing(self, args: Any, kwargs: Any, options: Mapping[str, Any]) -> publish.Outgoing:
+        """What `apply_async` sends: everything that is to be known before anything is sent."""
+        given = dict(options)
+        link, link_error = given.pop("link", None), given.pop("link_error", None)
+        task_id, shadow = given.pop("task_id", None), given.pop("shadow", None)
+        ready = self._ready(args, kwargs, task_id, link, link_error, shadow, given)
+        return publish.prepare(self.app, self.name, ready.pop("args"), ready.pop("kwargs"), ready, self)
 
     @overload
     def delay_many(self: Task[P, Coroutine[Any, Any, T]], calls: Calls) -> list[Handle[T]]: ...
@@ -277,7 +294,7 @@ class Task(Generic[P, R]):
 
         Raises OperationalError when it could not take them in time: each thousand before those is sent, and of these
         some may be. Raises TypeError for arguments that the function does not take; those before may be sent."""
-        plan = self._direct()
+        plan = self.direct()
         if plan is None:
             return [self.apply_async(*bulk.arguments(call)) for call in calls]
         return [result for results in bulk.send(self, plan, calls) for result in results]
@@ -290,7 +307,7 @@ class Task(Generic[P, R]):
 
     async def adelay_many(self, calls: Calls) -> list[Any]:
         """`delay_many` for coroutines."""
-        plan = self._direct()
+        plan = self.direct()
         if plan is None:
             return [await self.aapply_async(*bulk.arguments(call)) for call in calls]
         return await bulk.asend(self, plan, calls)
@@ -549,6 +566,9 @@ class Task(Generic[P, R]):
     def s(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]: ...
 
     @overload
+    def s(self: Task[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> Signature[T]: ...
+
+    @overload
     def s(self, *args: Any, **kwargs: Any) -> Signature[R]: ...
 
     def s(self, *args: Any, **kwargs: Any) -> Any:
@@ -593,17 +613,17 @@ class Task(Generic[P, R]):
 
     subtask_from_request = signature_from_request
 
-    def chunks(self, it: Iterable[Any], n: int) -> NoReturn:
-        """Not in this version."""
-        raise NotImplementedError(f"chunks: {NOT_YET}")
+    def chunks(self, it: Iterable[Any], n: int) -> canvas.chunks:
+        """Calls with the arguments in each item of `it`, `n` of them in one message."""
+        return canvas.chunks(self.s(), it, n, app=self.app)
 
-    def map(self, it: Iterable[Any]) -> NoReturn:
-        """Not in this version."""
-        raise NotImplementedError(f"map: {NOT_YET}")
+    def map(self, it: Iterable[Any]) -> canvas.xmap:
+        """Calls with each item of `it`, in one message: its result is the list of what they returned."""
+        return canvas.xmap(self.s(), it, app=self.app)
 
-    def starmap(self, it: Iterable[Any]) -> NoReturn:
-        """Not in this version."""
-        raise NotImplementedError(f"starmap: {NOT_YET}")
+    def starmap(self, it: Iterable[Any]) -> canvas.xstarmap:
+        """Calls with the arguments in each item of `it`, in one message."""
+        return canvas.xstarmap(self.s(), it, app=self.app)
 
     # The task as a part of its app
 
@@ -687,7 +707,7 @@ class Task(Generic[P, R]):
         return self
 
 
-_APPLY_ASYNC = Task.__dict__["apply_async"]
+_PLAIN = {name: Task.__dict__[name] for name in ("apply_async", "aapply_async")}
 SETTINGS = tuple(name for name, value in vars(Task).items() if isinstance(value, FromSetting))
 """Attributes that fall back to a setting."""
 _WATCHED = frozenset(

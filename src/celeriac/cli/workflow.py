@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import click
 
-from celeriac.app.lineage import Branch, Lineage
 from celeriac.app.results import DISABLED
+from celeriac.app.workflows import Branch, Workflows
 from celeriac.cli import exits
 from celeriac.cli.output import on_terminal, show_json
 from celeriac.cli.session import Session
@@ -35,7 +35,7 @@ def show(session: Session, task_id: str, as_json: bool) -> int:
         if backend is None:
             raise click.ClickException(DISABLED)
         try:
-            return await Lineage(backend, app.backend).of(task_id)
+            return await Workflows(backend, app.backend).of(task_id)
         finally:
             await backend.close()
 

@@ -55,7 +55,10 @@ _RESULTS = {
         "celeriac.app.joining", "allow_join_result denied_join_result assert_will_not_block task_join_will_block"
     ),
 }  # fmt: skip
-_CANVAS = _all("celeriac.app.canvas", "Signature signature subtask maybe_signature maybe_subtask")
+_CANVAS = _all(
+    "celeriac.app.canvas",
+    "Signature chain chord chunks group maybe_signature maybe_subtask signature subtask xmap xstarmap",
+)
 _CURRENT = _all(
     "celeriac.compat.current",
     "current_app current_task get_current_app get_current_task set_default_app app_or_default",
@@ -78,7 +81,10 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     "celery.app.registry": {"TaskRegistry": "celeriac.app.registry:TaskRegistry"},
     "celery.app.task": {**_TASKS, **_CONTEXT},
     "celery.app.utils": {"Settings": "celeriac.app.config:Settings"},
-    "celery.canvas": _CANVAS,
+    "celery.canvas": {
+        **_CANVAS, **_all("celeriac.app.canvas", "StampingVisitor"), "_chain": "celeriac.app.canvas:chain",
+        "_chord": "celeriac.app.canvas:chord",
+    },
     "celery.exceptions": _all("celeriac.errors", _ERRORS),
     "celery.local": {"Proxy": "celeriac.compat.proxy:Proxy", "PromiseProxy": "celeriac.compat.proxy:Proxy"},
     "celery.registry": {},
@@ -110,11 +116,6 @@ KOMBU: Mapping[str, Mapping[str, str]] = {
     "kombu.utils.uuid": {"uuid": "celeriac.wire.ids:new_id"},
 }
 """The same for kombu, where it is not installed."""
-
-_ABSENT = {
-    "chain": "chains", "group": "groups", "chord": "chords", "chunks": "chunks", "xmap": "map", "xstarmap": "starmap",
-}  # fmt: skip
-
 
 class Alias(MetaPathFinder, Loader):
     """Finds and makes the modules of the alias."""
@@ -154,9 +155,7 @@ class Alias(MetaPathFinder, Loader):
                 return getattr(import_module(whole), attribute)
             if f"{name}.{attribute}" in self.modules:
                 return import_module(f"{name}.{attribute}")
-            what = _ABSENT.get(attribute)
-            hint = f"{what} are not part of this version" if what else "it has no such name"
-            raise AttributeError(f"{name}.{attribute}: celeriac stands in for Celery here, and {hint}")
+            raise AttributeError(f"{name}.{attribute}: celeriac stands in for Celery here, and it has no such name")
 
         module.__getattr__ = look_up  # type: ignore[method-assign]
         module.__doc__ = f"celeriac in the place of {name}."

@@ -153,8 +153,19 @@ def _encode_raw(value: Any) -> tuple[str, str, bytes]:
 # pickle
 
 
+class _Pickler(pickle.Pickler):
+    """Writes what a peer can read that does not have celeriac: a signature is the dict that it is on the wire."""
+
+    def reducer_override(self, obj: Any, /) -> Any:
+        if isinstance(obj, dict) and hasattr(type(obj), "__json__"):
+            return dict, (dict(obj),)
+        return NotImplemented
+
+
 def _dump_pickle(value: Any) -> bytes:
-    return pickle.dumps(value, protocol=int(os.environ.get("PICKLE_PROTOCOL", 4)))
+    out = io.BytesIO()
+    _Pickler(out, protocol=int(os.environ.get("PICKLE_PROTOCOL", 4))).dump(value)
+    return out.getvalue()
 
 
 def _adopt_signature(*args: Any, **kwargs: Any) -> Any:

@@ -121,7 +121,7 @@ def _protocol_1(message: TaskMessage) -> tuple[dict[str, Any], Any]:
     }
 
 
-_EMPTY_EMBED = ', {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
+_EMBED = ', {"callbacks": null, "errbacks": null, "chain": null, "chord": '
 
 
 class Template:
@@ -141,24 +141,24 @@ class Template:
         repr_limit: int = 1024,
         repr_levels: int = 3,
     ) -> None:
-        """`message` gives every field but id, args, kwargs, root_id, parent_id, correlation_id and the two reprs. It
-        may carry no links, chain or chord: those want `pack`. JSON without compression only."""
+        """`message` gives every field but those that the method `pack` takes, correlation_id and the two reprs. It may
+        carry no links, chain or chord. JSON without compression only."""
         if message.callbacks or message.errbacks or message.chain or message.chord or message.embed_extra:
             raise ValueError("a template has no links, chain or chord")
-        marks = [new_id() for _ in range(6)]
-        task_id, root, parent, arguments, keywords, tag = marks
+        marks = [new_id() for _ in range(8)]
+        task_id, root, parent, arguments, keywords, tag, group, index = marks
         sample = msgspec.structs.replace(
             message, id=task_id, root_id=root, parent_id=parent, argsrepr=arguments, kwargsrepr=keywords, args=(),
-            kwargs={}, correlation_id="",
+            kwargs={}, correlation_id="", group=group, group_index=index,
         )  # fmt: skip
         blob = pack(
             sample, queue=queue, exchange=exchange, routing_key=routing_key, priority=priority, publish_id=tag
         ).blob.decode()
-        # In the order of Celery's fields: body, id, root, parent, args, kwargs, correlation id, delivery tag.
+        # In the order of Celery's fields: body, id, group and index, root, parent, args, kwargs, correlation id, tag.
         body_end = blob.index('", "content-encoding"')
         texts = ['{"body": "']
         rest = blob[body_end:]
-        for mark in (task_id, root, parent, arguments, keywords, task_id, tag):
+        for mark in (task_id, group, index, root, parent, arguments, keywords, task_id, tag):
             before, _, rest = rest.partition(f'"{mark}"')
             texts.append(before)
         self._texts = (*texts, rest)
@@ -173,10 +173,15 @@ class Template:
         kwargs: Mapping[str, Any],
         root_id: str | None = None,
         parent_id: str | None = None,
+        group: str | None = None,
+        group_index: int | None = None,
+        chord: str = "",
     ) -> bytes:
-        """The blob of one message. Raises EncodeError when an argument can't be serialized."""
-        start, t_id, t_root, t_parent, t_args, t_kwargs, t_correlation, t_tag, end = self._texts
-        body = b2a_base64((values.dumps((args, kwargs))[:-1] + _EMPTY_EMBED).encode(), newline=False).decode()
+        """The blob of one message; `chord` is the JSON text of a body. Raises EncodeError when an argument can't be
+        serialized."""
+        start, t_id, t_group, t_index, t_root, t_parent, t_args, t_kwargs, t_correlation, t_tag, end = self._texts
+        content = f"{values.dumps((args, kwargs))[:-1]}{_EMBED}{chord or 'null'}}}]"
+        body = b2a_base64(content.encode(), newline=False).decode()
         quoted = escape(task_id)
         root = escape(root_id) if root_id else quoted
         parent = escape(parent_id) if parent_id is not None else "null"
@@ -184,6 +189,7 @@ class Template:
         positional = escape(safe_repr(args, limit, levels))
         keyword = escape(safe_repr(kwargs, limit, levels)) if kwargs else '"{}"'
         return (
-            f"{start}{body}{t_id}{quoted}{t_root}{root}{t_parent}{parent}{t_args}{positional}{t_kwargs}{keyword}"
-            f"{t_correlation}{quoted}{t_tag}{escape(publish_id)}{end}"
+            f"{start}{body}{t_id}{quoted}{t_group}{'null' if group is None else escape(group)}"
+            f"{t_index}{'null' if group_index is None else group_index}"
+            f"{t_root}{root}{t_parent}{parent}{t_args}{positional}{t_kwargs}{keyword}{t_correlation}{quoted}{t_tag}{escape(publish_id)}{end}"
         ).encode()

@@ -1,32 +1,41 @@
-"""Signatures as users write them: a call that is not made yet, with its options. Single tasks; no chain, group or
-chord.
-
-A signature is a dict, because that is what stands on the wire: task, args, kwargs, options, subtask_type, immutable.
-"""
+"""A call that is not made yet, with its options; and what all shapes of a canvas have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar, overload
 
 from celeriac.app import registry
+from celeriac.app.canvas import stamping
+from celeriac.app.canvas.form import Form
 from celeriac.app.handle import AsyncResult as Handle
+from celeriac.app.publish import many
 from celeriac.wire.ids import new_id
 
 R = TypeVar("R")
+S = TypeVar("S")
+T = TypeVar("T", bound="type[Any]")
 
-NOT_YET = (
-    "chains, groups and chords are not part of this version of celeriac: use link= to let one task follow another,"
-    " or send the tasks one by one"
-)
-_KINDS = frozenset({"chain", "group", "chord", "chunks", "xmap", "xstarmap"})
-_KEPT = frozenset({"group_id", "stamped_headers"})
-"""Options of a signature that a later call can't override."""
+_LINKS = ("link", "link_error")
 
 
-class Signature(dict[str, Any], Generic[R]):
+class Signature(Form, Generic[R]):
     """A call of a task, to be made later, elsewhere, or as the link of another one."""
+
+    TYPES: ClassVar[dict[str, Any]] = {}
+    """The class of each `subtask_type`."""
+
+    @classmethod
+    def register_type(cls, name: str | None = None) -> Callable[[T], T]:
+        """A class decorator: signatures whose `subtask_type` is `name` (the name of the class) are made by its
+        `from_dict`."""
+
+        def register(made: T) -> T:
+            cls.TYPES[name or made.__name__] = made
+            return made
+
+        return register
 
     def __init__(
         self,
@@ -59,102 +68,38 @@ class Signature(dict[str, Any], Generic[R]):
 
     @classmethod
     def from_dict(cls, form: Mapping[str, Any], app: Any = None) -> Signature[Any]:
-        """The signature of a dict. Raises NotImplementedError for chains, groups and chords."""
-        if form.get("subtask_type") in _KINDS:
-            raise NotImplementedError(f"a signature of kind {form['subtask_type']}: {NOT_YET}")
-        return Signature(form, app=app)
+        """The signature of a dict: a chain, group or chord where `subtask_type` says so."""
+        made = Signature.TYPES.get(form.get("subtask_type") or "", Signature)
+        found: Signature[Any] = cls.adopt(form, app) if made is cls else made.from_dict(form, app=app)
+        return found
+
+    @classmethod
+    def adopt(cls, form: Mapping[str, Any], app: Any = None) -> Self:
+        """A signature of this class with what stands in a dict."""
+        made = cls.__new__(cls)
+        dict.update(made, form)
+        made._app, made._type = app, None
+        return made
 
     # What it is
 
     @property
     def app(self) -> Any:
         """The app that sends it."""
-        app = self._app
-        if app is None:
-            app = self._app = getattr(self._type, "app", None) or registry.current()
-        return app
+        return self.found_app() or registry.current()
 
     @app.setter
     def app(self, app: Any) -> None:
         self._app = app
 
+    def found_app(self) -> Any:
+        """The app of this signature or of its tasks; None where none of them says."""
+        return self._app or getattr(self._type, "app", None)
+
     @property
     def type(self) -> Any:
         """The task. Raises NotRegistered when the app does not know it."""
         return self._type if self._type is not None else self.app.tasks[self["task"]]
-
-    @property
-    def task(self) -> str:
-        """The task's name."""
-        name: str = self["task"]
-        return name
-
-    @task.setter
-    def task(self, name: str) -> None:
-        self["task"] = name
-
-    name = task
-
-    @property
-    def args(self) -> Any:
-        """The arguments."""
-        return self.setdefault("args", ())
-
-    @args.setter
-    def args(self, args: Any) -> None:
-        self["args"] = args
-
-    @property
-    def kwargs(self) -> dict[str, Any]:
-        """The keyword arguments."""
-        kwargs: dict[str, Any] = self.setdefault("kwargs", {})
-        return kwargs
-
-    @kwargs.setter
-    def kwargs(self, kwargs: dict[str, Any]) -> None:
-        self["kwargs"] = kwargs
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Options of the call."""
-        options = self.get("options")
-        if options is None:
-            options = self["options"] = {}
-        found: dict[str, Any] = options
-        return found
-
-    @options.setter
-    def options(self, options: dict[str, Any]) -> None:
-        self["options"] = options
-
-    @property
-    def subtask_type(self) -> str | None:
-        """None for a single task."""
-        return self.get("subtask_type")
-
-    @property
-    def immutable(self) -> bool:
-        """It takes no more arguments, not even the result of the task whose link it is."""
-        return bool(self.get("immutable"))
-
-    @immutable.setter
-    def immutable(self, value: bool) -> None:
-        self["immutable"] = value
-
-    @property
-    def id(self) -> str | None:
-        """The task id, if it is frozen."""
-        return self.options.get("task_id")
-
-    @property
-    def parent_id(self) -> str | None:
-        """The id of the task that it follows from, if that is known."""
-        return self.options.get("parent_id")
-
-    @property
-    def root_id(self) -> str | None:
-        """The id of the first task of its tree, if that is known."""
-        return self.options.get("root_id")
 
     @property
     def AsyncResult(self) -> Any:
@@ -224,49 +169,39 @@ class Signature(dict[str, Any], Generic[R]):
         result: R = self.apply_async().get()
         return result
 
-    def _merge(
-        self, args: Iterable[Any] | None, kwargs: Mapping[str, Any] | None, options: Mapping[str, Any] | None
-    ) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
-        stored = self.options
-        kept = {*_KEPT, *(stored.get("stamped_headers") or ())}
-        more = {k: v for k, v in (options or {}).items() if v is not None and not (k in kept and k in stored)}
-        merged = {**stored, **more}
-        if self.immutable:
-            return tuple(self.args or ()), dict(self.kwargs or {}), merged
-        return (*(args or ()), *(self.args or ())), {**(self.kwargs or {}), **(kwargs or {})}, merged
-
     # Changing
 
-    def clone(
-        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Signature[R]:
+    def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
         """A copy with more arguments (before the stored ones), keyword arguments and options."""
-        args, kwargs, merged = self._merge(args, kwargs, options)
-        copy = Signature[R](
-            {**self, "args": args, "kwargs": deepcopy(kwargs), "options": _copied(merged)}, app=self._app
-        )
-        copy._type = self._type
-        return copy
+        if not (args or kwargs or options):
+            given_args, given_kwargs, options = tuple(self.args or ()), dict(self.kwargs or {}), self.options
+        else:
+            given_args, given_kwargs, options = self._merge(args, kwargs, options)
+        return self._copy(given_args, given_kwargs, options)
 
     partial = clone
+
+    def _copy(self, args: Any, kwargs: Any, options: dict[str, Any]) -> Self:
+        copy = self.__class__.__new__(self.__class__)
+        dict.update(copy, self)
+        copy["args"], copy["kwargs"], copy["options"] = args, kwargs, _copied(options)
+        copy._app, copy._type = self._app, self._type
+        return copy
 
     def replace(
         self,
         args: Iterable[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
-    ) -> Signature[R]:
+    ) -> Self:
         """A copy with other arguments, keyword arguments or options."""
         copy = self.clone()
-        if args is not None:
-            copy["args"] = args
-        if kwargs is not None:
-            copy["kwargs"] = kwargs
-        if options is not None:
-            copy["options"] = options
+        for key, value in (("args", args), ("kwargs", kwargs), ("options", options)):
+            if value is not None:
+                copy[key] = value
         return copy
 
-    def set(self, immutable: bool | None = None, **options: Any) -> Signature[R]:
+    def set(self, immutable: bool | None = None, **options: Any) -> Self:
         """Set options; returns the signature itself."""
         if immutable is not None:
             self.set_immutable(immutable)
@@ -301,23 +236,6 @@ class Signature(dict[str, Any], Generic[R]):
 
     _freeze = freeze
 
-    def append_to_list_option(self, key: str, value: Any) -> Any:
-        """Add a value to an option that is a list, unless it is in it."""
-        items = self._list_option(key)
-        if value not in items:
-            items.append(value)
-        return value
-
-    def extend_list_option(self, key: str, values: Any) -> None:
-        """Add values to an option that is a list."""
-        self._list_option(key).extend(values if isinstance(values, list | tuple) else [values])
-
-    def _list_option(self, key: str) -> list[Any]:
-        items = self.options.get(key)
-        if not isinstance(items, list):
-            items = self.options[key] = list(items) if isinstance(items, tuple) else [] if items is None else [items]
-        return items
-
     def link(self, callback: Any) -> Any:
         """Let another signature follow when this task has returned; it gets the result as its first argument. Returns
         the other one."""
@@ -327,75 +245,81 @@ class Signature(dict[str, Any], Generic[R]):
         """Let another signature follow when this task has failed. Returns the other one."""
         return self.append_to_list_option("link_error", errback)
 
-    def on_error(self, errback: Any) -> Signature[R]:
+    def on_error(self, errback: Any) -> Self:
         """`link_error` that returns this signature."""
         self.link_error(errback)
         return self
 
     def flatten_links(self) -> list[Any]:
         """This signature, its links, their links, and so on."""
-        links = [maybe_signature(link, self._app) for link in self._many("link")]
+        links = [maybe_signature(link, self._app) for link in many(self.options.get("link"))]
         return [self, *(inner for link in links for inner in link.flatten_links())]
 
-    def _many(self, key: str) -> list[Any]:
-        value = self.options.get(key)
-        return [] if value is None else [value] if isinstance(value, Mapping) else list(value)
+    def stamp(self, visitor: Any = None, append_stamps: bool = False, **headers: Any) -> Self:
+        """Stamp every task of it, links too: with `headers`, and with what the visitor says (`StampingVisitor`).
 
-    def stamp(self, visitor: Any = None, append_stamps: bool = False, **headers: Any) -> Signature[R]:
-        """Stamp it and its links. `headers` are stamps; a visitor's `on_signature(signature, **headers)` gives more."""
-        stamps = {key: value for key, value in headers.items() if key != "stamped_headers"}
-        if visitor is not None:
-            found = dict(visitor.on_signature(self, **headers) or {})
-            names = found.get("stamped_headers")
-            stamps |= {key: found[key] for key in (found if names is None else names) if key != "stamped_headers"}
-        options = self.options
-        for key, value in stamps.items():
-            if append_stamps and key in options:
-                old = options[key]
-                value = [*_listed(value), *(one for one in _listed(old) if one not in _listed(value))]
-            options[key] = value
-        if stamps:
-            options["stamped_headers"] = list(dict.fromkeys([*(options.get("stamped_headers") or ()), *stamps]))
+        A stamp that is there is replaced; with `append_stamps` both stay, in a list with the newest first."""
         self.stamp_links(visitor, append_stamps, **headers)
+        told = visitor.on_signature(self, **headers) if visitor is not None else None
+        self.options.update(self._stamped(headers, told, append_stamps))
         return self
 
-    def stamp_links(self, visitor: Any, append_stamps: bool = False, **headers: Any) -> None:
-        """Stamp the links. A visitor's `on_callback` and `on_errback` are asked as well."""
-        for key, method in (("link", "on_callback"), ("link_error", "on_errback")):
-            links = [maybe_signature(link, self._app) for link in self._many(key)]
+    def stamp_links(self, visitor: Any = None, append_stamps: bool = False, **headers: Any) -> None:
+        """Stamp the links alone."""
+        for key, asked in (("link", "on_callback"), ("link_error", "on_errback")):
+            links = [maybe_signature(link, self._app) for link in many(self.options.get(key))]
             for link in links:
-                found = getattr(visitor, method, lambda *_, **__: None)(link, **headers) or {}
-                link.stamp(visitor, append_stamps, **{**headers, **found})
+                told = getattr(visitor, asked)(link, **headers) if visitor is not None else None
+                link.stamp(visitor, append_stamps, **stamping.merged(headers, told, append_stamps))
             if links:
                 self.options[key] = links
 
+    def _stamped(self, headers: Mapping[str, Any], told: Any, append: bool) -> dict[str, Any]:
+        found = stamping.merged(headers, told, append)
+        return stamping.merged(found, stamping.stamps(self.options), append)
+
     def reprcall(self, *args: Any, **kwargs: Any) -> str:
         """The call as one would write it."""
-        args, kwargs, _ = self._merge(args, kwargs, {})
+        args, kwargs, _ = self._merge(args, kwargs, {}, force=True)
         words = [*map(repr, args), *(f"{key}={value!r}" for key, value in kwargs.items())]
         return f"{self['task']}({', '.join(words)})"
 
-    # Operators
+    # Putting together
 
-    def __or__(self, other: Any) -> NoReturn:
-        raise NotImplementedError(f"{self.reprcall()} | ...: {NOT_YET}")
+    def __or__(self, other: Signature[S]) -> Signature[S]:  # type: ignore[override]
+        if not isinstance(other, Signature):
+            return NotImplemented
+        return self.extend(other)
 
-    def __ror__(self, other: Any) -> NoReturn:
-        raise NotImplementedError(f"... | {self.reprcall()}: {NOT_YET}")
+    def __ror__(self, other: Mapping[str, Any]) -> Signature[R]:  # type: ignore[override]
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        first: Signature[Any] = maybe_signature(other, self._app)
+        return first | self
 
-    def __ior__(self, other: Any) -> NoReturn:
-        raise NotImplementedError(f"{self.reprcall()} |= ...: {NOT_YET}")
+    def __ior__(self, other: Signature[S]) -> Signature[S]:  # type: ignore[override]
+        return self | other
+
+    def extend(self, step: Signature[S]) -> Signature[S]:
+        """What `self | step` is. A chain or chord may be changed itself: `|` calls this on a copy."""
+        made: Signature[S] = self.TYPES["chain"].of([self, *step.as_steps()], self._app)
+        return made
+
+    def as_steps(self) -> list[Signature[Any]]:
+        """The steps that it adds to a chain in front of it."""
+        return [self]
 
     def __repr__(self) -> str:
         return self.reprcall()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Signature[R]:
-        memo[id(self)] = self
-        copy = Signature[R](deepcopy(dict(self), memo), app=self._app)
-        copy._type = self._type
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        copy = self.__class__.__new__(self.__class__)
+        memo[id(self)] = copy
+        dict.update(copy, deepcopy(dict(self), memo))
+        copy._app, copy._type = self._app, self._type
         return copy
 
-    def __copy__(self) -> Signature[R]:
+    def __copy__(self) -> Self:
         return self.clone()
 
     def __reduce__(self) -> Any:
@@ -406,22 +330,29 @@ class Signature(dict[str, Any], Generic[R]):
         return dict(self)
 
 
-def _copied(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of a copy: lists of links are its own."""
-    return {key: list(value) if isinstance(value, list) else value for key, value in options.items()}
+def _copied(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a copy: its links are its own, for a visitor may stamp each otherwise."""
+    copy = {key: list(value) if isinstance(value, list) else value for key, value in options.items()}
+    for key in _LINKS:
+        if copy.get(key):
+            copy[key] = [maybe_signature(link, clone=True) for link in many(copy[key])]
+    return copy
 
 
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple | set) else [value]
+@overload
+def signature(varies: Signature[S], *args: Any, **kwargs: Any) -> Signature[S]: ...
+
+
+@overload
+def signature(varies: Any, *args: Any, **kwargs: Any) -> Signature[Any]: ...
 
 
 def signature(varies: Any, *args: Any, **kwargs: Any) -> Signature[Any]:
     """A signature of a dict, a signature (copied), a task, or a task's name with what `Signature` takes."""
-    app = kwargs.get("app")
     if isinstance(varies, Signature):
         return varies.clone()
     if isinstance(varies, Mapping):
-        return Signature.from_dict(varies, app=app)
+        return Signature.from_dict(varies, app=kwargs.get("app"))
     return Signature(varies, *args, **kwargs)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import copy
 import json
 import pickle
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from celeriac.app.app import Celeriac
-from celeriac.app.canvas import Signature, maybe_signature, signature
+from celeriac.app.canvas import Signature, StampingVisitor, chain, maybe_signature, signature
+from celeriac.errors import InvalidTaskError
 from celeriac.wire import values
 from tests.app.conftest import Broker
 
@@ -109,7 +111,7 @@ def test_freezing(add: Any, broker: Broker) -> None:
 def test_stamps(add: Any, broker: Broker) -> None:
     """On the signature and its links, by keyword or by a visitor; options of the call can't override them."""
 
-    class Visitor:
+    class Visitor(StampingVisitor):
         def on_signature(self, sig: Any, **headers: Any) -> dict[str, Any]:
             return {"visited": sig.task, "stamped_headers": ["visited"]}
 
@@ -133,9 +135,10 @@ def test_from_a_dict(app: Celeriac, add: Any) -> None:
     assert maybe_signature(None) is None
     assert signature(sig) == sig
     assert signature(add, (1,)).task == "add"
-    for kind in ("chain", "group", "chord"):
-        with pytest.raises(NotImplementedError, match="not part of this version"):
-            signature({**FORM, "subtask_type": kind})
+    steps = signature({**FORM, "subtask_type": "chain", "kwargs": {"tasks": [FORM, FORM]}}, app=app)
+    assert isinstance(steps, chain)
+    assert [step.type for step in steps.tasks] == [add, add]
+    assert signature({**FORM, "subtask_type": "of another package"}).task == "add"
 
 
 def test_copies(add: Any) -> None:
@@ -150,14 +153,51 @@ def test_copies(add: Any) -> None:
 
 
 def test_what_is_not_there_says_so(add: Any) -> None:
-    """Chains, groups, chords and what makes them."""
-    calls: list[Any] = [
-        lambda: add.s(1) | add.s(2),
-        lambda: add.map([1]),
-        lambda: add.starmap([(1,)]),
-        lambda: add.chunks([(1,)], 1),
-        lambda: add.add_to_chord(add.s(1)),
-    ]
-    for call in calls:
-        with pytest.raises(NotImplementedError, match="not part of this version"):
-            call()
+    """In one line."""
+    with pytest.raises(NotImplementedError, match="not part of this version"):
+        add.add_to_chord(add.s(1))
+
+
+def test_types_of_ones_own(app: Celeriac) -> None:
+    """A class can be named for a `subtask_type`."""
+
+    @Signature.register_type()
+    class special(Signature[Any]):
+        @classmethod
+        def from_dict(cls, form: Any, app: Any = None) -> Signature[Any]:
+            return cls.adopt(form, app)
+
+    try:
+        assert isinstance(signature({**FORM, "subtask_type": "special"}), special)
+    finally:
+        del Signature.TYPES["special"]
+
+
+def test_a_clone_has_links_of_its_own(add: Any) -> None:
+    """Changing those of a copy changes nothing in the original."""
+    sig = add.s(1).set(link=[add.s(2)], link_error=add.s(3))
+    sig.clone().stamp(color="red")
+    assert "color" not in sig.options["link"][0].options
+    assert "color" not in sig.options["link_error"].options
+
+
+def test_pickled_for_a_peer(add: Any, broker: Broker) -> None:
+    """In a message of the pickle serializer links are dicts, which a peer without celeriac can read."""
+    add.apply_async((1,), link=add.s(2) | add.s(3), serializer="pickle")
+    body = base64.b64decode(json.loads(broker.blobs()[-1])["body"])
+    assert b"celeriac" not in body
+    (link,) = pickle.loads(body)[2]["callbacks"]
+    assert type(link) is dict
+    assert type(link["kwargs"]["tasks"][0]) is dict
+
+
+def test_nonsense(app: Celeriac, add: Any) -> None:
+    """A canvas is made of signatures."""
+    with pytest.raises(TypeError, match="unsupported operand"):
+        _ = add.s(1) | 3
+    with pytest.raises(TypeError, match=r"write task\.s"):
+        chain(add.s(1), 3)
+    broken = chain([add.s(1), add.s(2)])
+    broken.tasks[1] = 5
+    with pytest.raises(InvalidTaskError, match="not a signature: int"):
+        broken.delay()
