@@ -99,7 +99,9 @@ def test_the_parent_and_the_child_agree(sent: TaskMessage, serializer: str) -> N
     assert (head.timelimit or (None, None)) == got.timelimit
 
 
-@given(MESSAGES.filter(lambda m: m.eta is None or len(m.eta) > 0), st.none() | st.dictionaries(st.text(), st.integers()))
+@given(
+    MESSAGES.filter(lambda m: m.eta is None or len(m.eta) > 0), st.none() | st.dictionaries(st.text(), st.integers())
+)
 def test_a_template_gives_the_same_bytes(sent: TaskMessage, body: Any) -> None:
     """Whatever the options and the chord, the template and `pack` agree."""
     for name in ("callbacks", "errbacks", "chain", "chord", "embed_extra"):

@@ -182,7 +182,7 @@ def first_errors(signature: Signature) -> list[tuple[str, list[Any]]]:
     own = tree.options(signature)
     if what == tree.CHAIN:
         found = first_errors(tree.tasks(signature)[0])
-        return [(own.get("task_id") or task_id, links) for task_id, links in found]
+        return [(own.get("task_id") or found[0][0], found[0][1])] if len(found) == 1 else found
     if what == tree.GROUP:
         return [each for member in tree.tasks(signature) for each in first_errors(member)]
     if what == tree.CHORD:
