@@ -47,13 +47,13 @@ def nodes(result: Any) -> list[Any]:
 
 def outcome(result: Any, end: float) -> dict[str, Any]:
     """What a workflow gave, and the states of all its tasks."""
+    line = nodes(result)
+    while time.time() < end and any(each.state not in FINAL for each in line):
+        time.sleep(0.05)
     try:
         value = ["value", result.get(timeout=max(0.5, end - time.time()), disable_sync_subtasks=False)]
     except Exception as error:
         value = ["error", type(error).__name__, str(error)]
-    line = nodes(result)
-    while time.time() < end and any(each.state not in FINAL for each in line):
-        time.sleep(0.05)
     return {"value": value, "ids": [each.id for each in line], "states": [each.state for each in line]}
 
 
