@@ -229,7 +229,8 @@ class ResultBackend(Protocol):
         ...
 
     async def chord(self, group: str) -> Standing | None:
-        """A chord as it stands; None: nothing is known of it. Of one that is done nothing but that is known."""
+        """A chord as it stands; None: nothing is known of it. Of one that is done only
+        that, its body and its members are kept, as long as results are."""
         ...
 
     async def fire(self, fires: Sequence[Fire], hold: float) -> Sequence[bool]:

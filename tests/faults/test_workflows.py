@@ -4,6 +4,7 @@ and nothing waits for ever."""
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from typing import Any
@@ -172,3 +173,34 @@ def test_what_a_crash_left_complete_is_carried_on_with(site: Site) -> None:
     site.worker("-c", "2")
     site.wait_finished(20.0, [counted.id, uncounted.id])
     assert {document["result"] for document in site.documents([counted.id, uncounted.id]).values()} == {1}
+
+
+def test_a_workflow_is_shown(site: Site) -> None:
+    """`celeriac workflow show` draws all of it, from any of its tasks: steps, members, states, what failed."""
+    flows = Flows(site)
+    task = flows.task
+    good = chain(chord(flows.items(2, 0.0), task("total")), task("twice"))()
+    begun = chain(task("item", 3), chord([task("twice"), task("twice")], task("total")))()
+    bad = chord([task("item", 1), task("bad", 7)])(task("total"))
+    site.worker("-c", "2")
+    site.wait_finished(20.0, [good.id, begun.id, bad.id])
+
+    def shown(task_id: str, *more: str) -> str:
+        code, text = site.project.run("-A", "tasks", "workflow", "show", task_id, *more)
+        assert code == 0, text
+        return text
+
+    members = [member.id for member in good.parent.parent.results]
+    for asked in (good.id, good.parent.id, members[0]):
+        lines = [line.split() for line in shown(asked).splitlines()]
+        assert [line[1] for line in lines] == [good.parent.parent.id, *members, good.parent.id, good.id]
+        assert {line[2] for line in lines} == {"SUCCESS"}
+    steps = json.loads(shown(begun.id, "--json"))
+    assert [(step["kind"], step["state"]) for step in steps] == [
+        ("task", "SUCCESS"), ("group", "SUCCESS"), ("task", "SUCCESS"),
+    ]  # fmt: skip
+    assert steps[-1]["id"] == begun.id
+    assert "ValueError: bad 7" in shown(bad.id)
+    assert "ChordError" in shown(bad.id)
+    code, text = site.project.run("-A", "tasks", "workflow", "show", "nobody")
+    assert (code, "nothing is known of nobody" in text) == (1, True)

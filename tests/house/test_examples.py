@@ -51,6 +51,12 @@ def test_canvas(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_chords(tmp_path: Path) -> None:
+    """Those of the canvas page do too."""
+    lines = play(tmp_path, "canvas", ("chords.py",)).splitlines()
+    assert lines == ["6 [2, 4]", "12", "7", "raised: ValueError('2 as asked')"]
+
+
 def test_demo(tmp_path: Path) -> None:
     """The demo's project counts the words of any text."""
     (tmp_path / "text.md").write_text("carrot celery celeriac celery\n")

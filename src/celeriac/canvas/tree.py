@@ -45,7 +45,7 @@ class Node:
 
     def as_tuple(self) -> list[Any]:
         """The tuple by which Celery stores results: `[[id, parent], members or null]`."""
-        line = [self]
+        line: list[Node] = [self]
         while line[-1].parent is not None:
             line.append(line[-1].parent)
         form: Any = None
@@ -335,6 +335,7 @@ class Freezer:
         marks = {key: own.pop(key) for key in MEMBERSHIP if key in own}
         if marks:
             done = mark(done, marks)
+        own["task_id"] = head_node.id  # from here a Celery worker takes the header's id
         kwargs = {**keywords(signature), "header": head, "body": done}
         return {**signature, "kwargs": kwargs, "options": own}, node
 

@@ -96,8 +96,11 @@ class MemoryChords:
             for fire in fires:
                 mine = self.may_fire(fire)
                 if mine:
-                    until = self._clock() + done_seconds(hold)
-                    self._chords[fire.group] = _Chord(holder="done", held_until=until, expires=until)
+                    over = self._chords[fire.group]
+                    until = self._clock() + max(done_seconds(hold), over.lifetime)
+                    self._chords[fire.group] = _Chord(
+                        body=over.body, members=over.members, holder="done", held_until=until, expires=until
+                    )
                 ended.append(mine)
             return ended
 
@@ -156,7 +159,7 @@ class MemoryChords:
 
     def _describe(self, group: str, held: _Chord) -> Standing:
         if held.holder == "done":
-            return Standing(group, 0, b"", (), (), b"", (), 0.0, "done")
+            return Standing(group, 0, held.body, (), (), b"", held.members, 0.0, "done")
         structure = self._group(group, None, held.expires)
         entries = tuple(entry for _, entry in sorted(held.parts.values(), key=lambda part: part[0]))
         size = 0 if held.size is None else held.size + held.more

@@ -103,18 +103,19 @@ def look(connection: sqlite3.Connection, group: str, now: float) -> Standing | N
     held = _standing(connection, group, now)
     if held is None:
         return None
+    texts = connection.execute("SELECT body, members FROM celeriac_chord_bodies WHERE id = ?", (group,)).fetchone()
+    body, names = texts or (b"", b"[]")
+    members = msgspec.json.decode(names, type=tuple[str, ...])
     if held.holder == "done":
-        return Standing(group, 0, b"", (), (), b"", (), 0.0, held.holder)
+        return Standing(group, 0, body, (), (), b"", members, 0.0, held.holder)
     parts = connection.execute(
         "SELECT member, entry FROM celeriac_chord_parts WHERE chord = ? ORDER BY position IS NULL, position, member",
         (group,),
     ).fetchall()
-    texts = connection.execute("SELECT body, members FROM celeriac_chord_bodies WHERE id = ?", (group,)).fetchone()
     structure = connection.execute(
         "SELECT document FROM celeriac_groups WHERE id = ? AND (expires IS NULL OR expires > ?)",
         (group, int(now * 1000)),
     ).fetchone()
-    body, members = texts or (b"", b"[]")
     return Standing(
         group,
         0 if held.size is None else held.size + held.more,
@@ -122,7 +123,7 @@ def look(connection: sqlite3.Connection, group: str, now: float) -> Standing | N
         tuple(entry for _, entry in parts),
         tuple(sorted(member for member, _ in parts)),
         structure[0] if structure else b"",
-        msgspec.json.decode(members, type=tuple[str, ...]),
+        members,
         max(0.0, now - held.moved / 1e6),
         held.held_by(now),
     )
@@ -135,14 +136,17 @@ def fire(connection: sqlite3.Connection, fires: Iterable[Fire], now: float, hold
         held = _standing(connection, each.group, now)
         holder = "" if held is None else held.held_by(now)
         mine = held is not None and (holder == each.token or (not holder and held.size is not None))
-        if mine:
-            _delete(connection, [each.group])
-            until = now + done_seconds(hold)
+        if held is not None and mine:
+            connection.execute("DELETE FROM celeriac_chord_parts WHERE chord = ?", (each.group,))
+            until = None if held.lifetime is None else now + max(done_seconds(hold), held.lifetime / 1000)
             connection.execute(
-                """INSERT INTO celeriac_chords (id, moved, expires, holder, held_until)
-                   VALUES (?, ?, ?, 'done', ?)""",
-                (each.group, int(now * 1e6), int(until * 1000), int(until * 1e6)),
-            )
+                """UPDATE celeriac_chords SET size = NULL, more = 0, counted = 0, moved = ?2, expires = ?3,
+                   holder = 'done', held_until = ?4 WHERE id = ?1""",
+                (
+                    each.group, int(now * 1e6), None if until is None else int(until * 1000),
+                    0 if until is None else int(until * 1e6),
+                ),
+            )  # fmt: skip
         ended.append(mine)
     return ended
 

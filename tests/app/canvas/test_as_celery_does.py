@@ -19,6 +19,7 @@ from tests.app.canvas.celery_canvas import CALLS, EXPRESSIONS, FROZEN, QUEUES
 from tests.app.conftest import Broker
 from tests.processes import celery_python
 
+pytestmark = pytest.mark.filterwarnings("ignore::celeriac.errors.CPendingDeprecationWarning")
 SCRIPT = Path(__file__).with_name("celery_canvas.py")
 
 

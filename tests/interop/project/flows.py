@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportFunctionMemberAccess=false
 """Sends the workflows in a file and prints what came of each: `flows.py file seconds`. Run by either interpreter."""
 
 from __future__ import annotations

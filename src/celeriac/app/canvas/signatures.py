@@ -332,6 +332,8 @@ class Signature(Form, Generic[R]):
 
 def _copied(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a copy: its links are its own, for a visitor may stamp each otherwise."""
+    if not options:
+        return {}
     copy = {key: list(value) if isinstance(value, list) else value for key, value in options.items()}
     for key in _LINKS:
         if copy.get(key):

@@ -55,10 +55,12 @@ def milliseconds(seconds: float) -> int:
 def standing(reply: Sequence[Any]) -> Standing:
     """What `look` in chord.lua says of a chord."""
     group, holder = reply[0].decode(), reply[1].decode()
+    size, body, text = reply[2:5]
+    members = msgspec.json.decode(text, type=tuple[str, ...]) if text else ()
     if holder == "done":
-        return Standing(group, 0, b"", (), (), b"", (), 0.0, holder)
-    size, body, members, structure, idle, entries, counted = reply[2:]
+        return Standing(group, 0, body, (), (), b"", members, 0.0, holder)
+    structure, idle, entries, counted = reply[5:]
     return Standing(
-        group, int(size), body, tuple(entries), tuple(sorted(each.decode() for each in counted)), structure,
-        msgspec.json.decode(members, type=tuple[str, ...]) if members else (), max(0.0, float(idle)), holder,
+        group, int(size), body, tuple(entries), tuple(sorted(each.decode() for each in counted)), structure, members,
+        max(0.0, float(idle)), holder,
     )  # fmt: skip

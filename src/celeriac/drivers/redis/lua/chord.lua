@@ -69,6 +69,7 @@ local function chords(prefix, now)
     call('DEL', k.holder)
     call('SET', k.size, size)
     if structure ~= '' then call('SET', k.structure, structure) end
+    call('HDEL', k.own, 'done')
     call('HSET', k.own, 'body', body, 'members', members, 'size', size, 'expires', expires)
     moved(group, k)
   end
@@ -84,7 +85,7 @@ local function chords(prefix, now)
   function self.count(group, member, index, entry, body, token, ordered, hold)
     local k = keys(group)
     local holder = call('GET', k.holder)
-    if holder == 'done' then return false end
+    if holder == 'done' or call('HEXISTS', k.own, 'done') == 1 then return false end
     if call('SISMEMBER', k.seen, member) == 0 then
       local kind = call('TYPE', k.entries).ok
       if kind == 'list' or kind == 'none' and ordered ~= '1' then
@@ -122,18 +123,23 @@ local function chords(prefix, now)
 
   function self.fire(group, seconds)
     local k = keys(group)
-    call('DEL', k.entries, k.seen, k.size, k.more, k.own)
+    call('DEL', k.entries, k.seen, k.size, k.more)
     call('ZREM', movements, group)
+    local kept = call('HGET', k.own, 'expires')
+    if kept then call('HSET', k.own, 'done', '1') end
+    if kept and kept ~= '' then call('EXPIRE', k.own, kept) end
+    if not kept then call('DEL', k.own) end
     call('SET', k.holder, 'done', 'EX', seconds)
   end
 
-  -- { group, holder, size, body, members, structure, idle, entries, counted }; { group, 'done' }; false: there is none.
+  -- { group, holder, size, body, members, structure, idle, entries, counted }; { group, 'done', 0, body, members };
+  -- false: there is none.
   -- A peer that ended it before 5.7 has deleted at least the size.
   function self.look(group)
     local k = keys(group)
     local holder = call('GET', k.holder)
-    if holder == 'done' then return { group, holder } end
-    local own = call('HMGET', k.own, 'body', 'members', 'size')
+    local own = call('HMGET', k.own, 'body', 'members', 'size', 'done')
+    if holder == 'done' or own[4] then return { group, 'done', 0, own[1] or '', own[2] or '' } end
     local size = call('GET', k.size)
     local kind = call('TYPE', k.entries).ok
     if not size and (own[3] or kind == 'none' and call('EXISTS', k.more) == 0) then return false end
