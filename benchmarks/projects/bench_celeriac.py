@@ -23,6 +23,12 @@ def stored(x: int, y: int) -> int:
     return x
 
 
+@app.task
+def total(numbers: list[int]) -> int:
+    """The body of a chord."""
+    return sum(numbers)
+
+
 @app.task(bind=True, ignore_result=True)
 def stamp(self, due: float = 0.0) -> None:  # type: ignore[no-untyped-def]
     """Say when it began: the first line is the measurement."""

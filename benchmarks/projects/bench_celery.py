@@ -35,6 +35,12 @@ def stored(x, y):
     return x
 
 
+@app.task
+def total(numbers):
+    """The body of a chord."""
+    return sum(numbers)
+
+
 @app.task(bind=True, ignore_result=True)
 def stamp(self, due=0.0):
     """Say when it began: the first line is the measurement."""
