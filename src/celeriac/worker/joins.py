@@ -20,6 +20,9 @@ log = logging.getLogger("celeriac.worker")
 TRIES = 3
 """How often a child may be lost while it joins a chord. Then it is left to the sweeper of another worker."""
 
+FEWEST, MOST = 100, 10_000
+"""How many chords are looked at in one sweep."""
+
 
 class Pool(Protocol):
     """What joining needs of a pool."""
@@ -129,13 +132,17 @@ class Sweeper:
         self._entry_of = entry_of
         self._token = f"celeriac:sweep:{epoch}"
         self._hold = max(2.0, lease / 2)
+        self._limit = FEWEST
         self._next: dict[str, tuple[float, float]] = {}
         """Group -> monotonic time of the next close look, and the pause after it."""
 
     async def sweep(self) -> None:
         """Look once. Raises OperationalError."""
         seen = set()
-        for standing in await self._backend.standing(self._hold, 100):
+        found = await self._backend.standing(self._hold, self._limit)
+        # those that stand still because their members take long must not hide the others
+        self._limit = min(MOST, self._limit * 2) if len(found) >= self._limit else FEWEST
+        for standing in found:
             seen.add(standing.group)
             if standing.size and len(standing.counted) >= standing.size:
                 await self._take(standing)
