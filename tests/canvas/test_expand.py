@@ -67,6 +67,7 @@ def test_every_workflow_ends(shape: Any, seed: int) -> None:
         assert value == meaning(shape, 7)
 
 
+@settings(deadline=None)
 @given(shape=shapes("a", "b"))
 def test_a_frozen_shape_is_the_same_shape(shape: Any) -> None:
     """Ids are given once: what was frozen, also by way of JSON, keeps its ids and means the same."""

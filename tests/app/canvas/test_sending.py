@@ -63,7 +63,7 @@ def test_a_chord(t: Any, broker: Broker, opened: list[Chord]) -> None:
     messages = [message for _, message in broker.scheduled()]
     (found,) = opened
     assert (found.group, found.size) == (messages[0].group, 2)
-    assert sorted(found.members) == sorted(m.id for m in messages)
+    assert sorted(found.members) == sorted(f"{m.id}:{m.group_index}" for m in messages)
     body = json.loads(found.body)
     assert body["options"]["task_id"] == result.id
     assert "countdown" not in body["options"]
