@@ -27,9 +27,13 @@ FEWEST, MOST = 100, 10_000
 class Pool(Protocol):
     """What joining needs of a pool."""
 
-    def feed(self) -> None: ...
+    def feed(self) -> None:
+        """Hand what waits to children that have room."""
+        ...
 
-    def first(self, call: Call) -> None: ...
+    def first(self, call: Call) -> None:
+        """Take a call before all others."""
+        ...
 
 
 class Joins:
