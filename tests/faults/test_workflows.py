@@ -112,7 +112,9 @@ def test_a_member_that_can_not_run_ends_the_workflow(broker: str, make_site: Mak
     site = make_site(broker, lease=1.0, settings={"task_unknown_patience": 1.0})
     flows = Flows(site)
     options: dict[str, Any] = {"expired": {"expires": 0.001}, "limit": {"time_limit": 0.3}}.get(how, {})
-    member = flows.task({"unknown": "nobody", "poison": "poison"}.get(how, "item"), 1, **options)
+    member = flows.task("nobody" if how == "unknown" else "item", 1, **options)
+    if how == "poison":
+        member = flows.task("poison")
     if how == "limit":
         member = flows.task("item", 1, 5.0, **options)
     if how == "stamped":
