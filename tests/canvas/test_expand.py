@@ -7,6 +7,7 @@ import json
 from random import Random
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,8 @@ from celeriac.canvas.expand import expand
 from tests.canvas.simulate import FAILING, Failed, World, meaning, sig
 
 ERRBACK = sig("errback")
+SURE = settings(max_examples=400, deadline=None, derandomize=True)
+MANY = settings(max_examples=5000, deadline=None)
 
 
 def shapes(*names: str) -> st.SearchStrategy[Any]:
@@ -42,7 +45,7 @@ def _is_something(shape: Any) -> bool:
     return True
 
 
-@settings(max_examples=400, deadline=None)
+@SURE
 @given(shape=shapes("a", "b"), seed=st.integers(0, 1 << 16))
 def test_what_is_sent_comes_to_what_it_means(shape: Any, seed: int) -> None:
     """In whatever order tasks run, and though members of chords are delivered twice: the result is that of the shape,
@@ -58,7 +61,7 @@ def test_what_is_sent_comes_to_what_it_means(shape: Any, seed: int) -> None:
     assert not world.errbacks
 
 
-@settings(max_examples=400, deadline=None)
+@SURE
 @given(shape=shapes("a", FAILING), seed=st.integers(0, 1 << 16))
 def test_every_workflow_ends(shape: Any, seed: int) -> None:
     """Whatever fails: each result of the whole is there or has failed, each chord goes on once, and no error link is
@@ -74,7 +77,7 @@ def test_every_workflow_ends(shape: Any, seed: int) -> None:
         assert value == meaning(shape, 7)
 
 
-@settings(deadline=None)
+@SURE
 @given(shape=shapes("a", "b"))
 def test_a_frozen_shape_is_the_same_shape(shape: Any) -> None:
     """Ids are given once: what was frozen, also by way of JSON, keeps its ids and means the same."""
@@ -86,6 +89,17 @@ def test_a_frozen_shape_is_the_same_shape(shape: Any) -> None:
     world.run()
     assert found.result.as_tuple() == node.as_tuple()
     assert world.value(found.result) == meaning(shape, 7)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("law", "names"),
+    [(test_what_is_sent_comes_to_what_it_means, ("a", "b")), (test_every_workflow_ends, ("a", FAILING))],
+)
+def test_the_same_of_many_more(law: Any, names: tuple[str, ...]) -> None:
+    """Both laws, of thousands of shapes, others each time."""
+    MANY(given(shape=shapes(*names), seed=st.integers(0, 1 << 16))(law.hypothesis.inner_test))()
 
 
 def test_sizes_stay_linear() -> None:

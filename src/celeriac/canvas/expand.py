@@ -148,7 +148,7 @@ class _Expander:
         own = {**tree.options(signature), **where.options}
         behind = [*where.chain, *tree.sequence(own.pop("chain", None), "chain")]
         if behind:
-            body, _ = self.freeze(tree.chain([body, *reversed(behind)]))
+            body, _ = self.freeze(tree.followed(body, [*reversed(behind)]))
         marks = {key: own.pop(key) for key in tree.MEMBERSHIP if key in own}
         if marks:
             body = tree.mark(body, marks)

@@ -182,13 +182,21 @@ def steps(signature: Signature) -> list[Signature]:
         if kind(step) == CHORD:
             body = keywords(step).get("body")
             rest = flat[at + 1 :]
-            joined = _joined(rest if body is None else [body, *rest])
+            joined = _joined(rest) if body is None else followed(body, rest)
             return [*flat[:at], {**step, "kwargs": {**keywords(step), "body": joined}}]
     return flat
 
 
 def _joined(found: list[Any]) -> Signature:
     return found[0] if len(found) == 1 else chain(found)
+
+
+def followed(body: Signature, rest: list[Any]) -> Signature:
+    """The body of a chord with steps behind it. A group there is a header also when it has one member: what follows
+    gets a list."""
+    if kind(body) in (GROUP, CHUNKS) and flattened(body):
+        return chord(body, _joined(rest))
+    return chain([body, *rest])
 
 
 def _linked(signature: Signature) -> list[Any]:
