@@ -96,8 +96,10 @@ local function guarded(key)
 end
 
 -- What a completion says of chords, from q to `last`. One function, so that a cycle without chords makes no others.
+local books = {}
 local function chords_of(q, last)
-  local book = chords(ARGV[q], now)
+  local book = books[ARGV[q]] or chords(ARGV[q], now)
+  books[ARGV[q]] = book
   local misfit = book.misfit
   local group, token = ARGV[q + 2], ARGV[q + 3]
   local parts = q + 6 + 6 * ARGV[q + 4]

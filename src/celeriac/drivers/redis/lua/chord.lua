@@ -8,13 +8,17 @@ local function chords(prefix, now)
   local call, try = redis.call, redis.pcall
   local movements = prefix .. 'celeriac:1:chords'
   local self = {}
+  -- Within one script, of each chord: its keys, whether they were looked at, and whether its time was begun anew.
+  local known, looked, touched, state = {}, {}, {}, {}
 
   local function keys(group)
+    if known[group] then return known[group] end
     local name = prefix .. 'celery-taskset-meta-' .. group
-    return {
+    known[group] = {
       entries = name .. '.j', seen = name .. '.d', size = name .. '.s', more = name .. '.t', holder = name .. '.c',
       structure = name, own = prefix .. 'celeriac:1:chord:' .. group,
     }
+    return known[group]
   end
 
   -- The text of an error when a key holds something else than one of two kinds.
@@ -34,9 +38,12 @@ local function chords(prefix, now)
 
   -- The text of an error when a key of a chord is not as it should be.
   function self.wrong(group)
+    if looked[group] then return nil end
     local k = keys(group)
-    return self.misfit(k.entries, 'zset', 'list') or self.misfit(k.seen, 'set') or self.misfit(k.holder, 'string')
+    local err = self.misfit(k.entries, 'zset', 'list') or self.misfit(k.seen, 'set') or self.misfit(k.holder, 'string')
       or no_number(k.size) or no_number(k.more) or self.misfit(k.own, 'hash') or self.misfit(movements, 'zset')
+    looked[group] = not err
+    return err
   end
 
   local function complete(k)
@@ -60,12 +67,30 @@ local function chords(prefix, now)
   end
 
   local function moved(group, k)
+    if touched[group] then return end
+    touched[group] = true
     call('ZADD', movements, now, group)
     renew(k)
   end
 
+  -- What counting needs to know of a chord, read once in a script: many members are counted in one.
+  local function stands(group, k)
+    local found = state[group]
+    if found then return found end
+    local size = call('GET', k.size)
+    local kind = call('TYPE', k.entries).ok
+    found = {
+      holder = call('HEXISTS', k.own, 'done') == 1 and 'done' or call('GET', k.holder), kind = kind,
+      size = size and size + (call('GET', k.more) or 0),
+      counted = kind == 'none' and 0 or call(kind == 'list' and 'LLEN' or 'ZCARD', k.entries),
+    }
+    state[group] = found
+    return found
+  end
+
   function self.open(group, size, body, members, structure, expires)
     local k = keys(group)
+    touched[group], state[group] = nil, nil
     call('DEL', k.holder)
     call('SET', k.size, size)
     if structure ~= '' then call('SET', k.structure, structure) end
@@ -77,6 +102,7 @@ local function chords(prefix, now)
   function self.add(group)
     local k = keys(group)
     if call('GET', k.holder) == 'done' then return end
+    state[group] = nil
     call('INCR', k.more)
     moved(group, k)
   end
@@ -84,13 +110,14 @@ local function chords(prefix, now)
   -- Count a member, `task id:index`, once. True when the chord is complete and the token holds it now.
   function self.count(group, member, index, entry, body, token, ordered, hold)
     local k = keys(group)
-    local holder = call('GET', k.holder)
-    if holder == 'done' or call('HEXISTS', k.own, 'done') == 1 then return false end
+    local now_is = stands(group, k)
+    if now_is.holder == 'done' then return false end
     if call('SISMEMBER', k.seen, member) == 0 then
-      local kind = call('TYPE', k.entries).ok
-      if kind == 'list' or kind == 'none' and ordered ~= '1' then
+      if now_is.kind == 'list' or now_is.kind == 'none' and ordered ~= '1' then
+        now_is.kind = 'list'
         call('RPUSH', k.entries, entry)
       else
+        now_is.kind = 'zset'
         -- One task with one result at two places of a header: JSON does not mind a space, and so they are two.
         while call('ZADD', k.entries, 'NX', index, entry) == 0 and entry:byte(1) == 91
           and tonumber(call('ZSCORE', k.entries, entry)) ~= tonumber(index) do
@@ -98,10 +125,15 @@ local function chords(prefix, now)
         end
       end
       call('SADD', k.seen, member)
+      now_is.counted = now_is.counted + 1
     end
-    if body ~= '' then call('HSETNX', k.own, 'body', body) end
+    if body ~= '' and not now_is.bodied then
+      now_is.bodied = true
+      call('HSETNX', k.own, 'body', body)
+    end
     moved(group, k)
-    if holder and holder ~= token or not complete(k) then return false end
+    if now_is.holder and now_is.holder ~= token or not now_is.size or now_is.counted < now_is.size then return false end
+    now_is.holder = token
     call('SET', k.holder, token, 'PX', hold)
     return true
   end
@@ -110,6 +142,7 @@ local function chords(prefix, now)
     local k = keys(group)
     local holder = call('GET', k.holder)
     if holder and holder ~= token or not complete(k) then return false end
+    state[group] = nil
     call('SET', k.holder, token, 'PX', hold)
     moved(group, k)
     return true
@@ -123,6 +156,7 @@ local function chords(prefix, now)
 
   function self.fire(group, seconds)
     local k = keys(group)
+    touched[group], state[group] = nil, nil
     call('DEL', k.entries, k.seen, k.size, k.more)
     call('ZREM', movements, group)
     local kept = call('HGET', k.own, 'expires')
