@@ -119,7 +119,7 @@ def _chord_unlock(
             values = members.get(timeout=app.conf["result_chord_join_timeout"])
     except Retry:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever a member raised, or a store: the body fails with it
         fail(app, body, _as_chord_error(members, error))
         return
     try:

@@ -18,7 +18,7 @@ class Compound(Signature[R]):
 
     def parts(self) -> Iterator[Any]:
         """The signatures that it is made of, one level down."""
-        raise NotImplementedError
+        raise NotImplementedError  # each kind says its own
 
     def found_app(self) -> Any:
         """The app of this signature or of its parts; None where none of them says."""
