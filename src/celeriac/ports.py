@@ -261,6 +261,16 @@ class Sender(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class StreamingSender(Sender, Protocol):
+    """A sender whose broker works on envelopes while the next ones are made."""
+
+    def stream(self, envelopes: Iterator[Envelope], timeout: float) -> None:
+        """As `publish`, of envelopes for one queue and priority that are to be had at once. What makes them must not
+        send anything itself. When it raises, those that were made may have been sent."""
+        ...
+
+
 class Reader(Protocol):
     """The synchronous side of a result backend. Safe for threads, greenlets and forks."""
 

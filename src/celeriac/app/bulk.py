@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from celeriac.app import publish
@@ -14,6 +15,8 @@ from celeriac.wire.ids import new_id
 
 PIECE = 1000
 """Calls that are handed to the broker together."""
+
+_Call = tuple[Sequence[Any], Mapping[str, Any]]
 
 
 def envelope(
@@ -50,23 +53,39 @@ def handle(task: Any, plan: Plan, request: Any, task_id: str) -> Any:
     return result
 
 
-def send(task: Any, plan: Plan, calls: Iterable[Any]) -> Iterator[list[Any]]:
+def send(task: Any, plan: Plan, calls: Iterable[Any]) -> list[Any]:
     """Send calls by the direct path, so many at a time; gives their results. Raises OperationalError."""
     request = publish.worker_request()
-    for envelopes in _pieces(task, plan, request, calls):
+    results: list[Any] = []
+    for piece in _pieces(task, plan, calls):
+        made: list[Envelope] = []
         began = time.monotonic()
         try:
-            plan.sender.publish(envelopes, plan.timeout)
+            if plan.stream is not None:
+                plan.stream(_making(plan, request, piece, made), plan.timeout)
+            else:
+                made.extend(envelope(plan, request, *each) for each in piece)
+                plan.sender.publish(made, plan.timeout)
         except OperationalError as error:
-            publish.again(plan.sender, envelopes, began + plan.timeout, task.app.publish_pauses(), error)
-        yield [handle(task, plan, request, each.id) for each in envelopes]
+            made.extend(envelope(plan, request, *each) for each in piece[len(made) :])
+            publish.again(plan.sender, made, began + plan.timeout, task.app.publish_pauses(), error)
+        results += [handle(task, plan, request, each.id) for each in made]
+    return results
+
+
+def _making(plan: Plan, request: Any, piece: Sequence[_Call], made: list[Envelope]) -> Iterator[Envelope]:
+    for args, kwargs in piece:
+        each = envelope(plan, request, args, kwargs)
+        made.append(each)
+        yield each
 
 
 async def asend(task: Any, plan: Plan, calls: Iterable[Any]) -> list[Any]:
     """`send` for coroutines."""
     app, request = task.app, publish.worker_request()
     results: list[Any] = []
-    for envelopes in _pieces(task, plan, request, calls):
+    for piece in _pieces(task, plan, calls):
+        envelopes = [envelope(plan, request, *each) for each in piece]
         await publish.apublish(app, envelopes, plan.timeout, app.publish_pauses())
         results += [handle(task, plan, request, each.id) for each in envelopes]
     return results
@@ -92,12 +111,9 @@ def checked(
     return args, kwargs
 
 
-def _pieces(task: Any, plan: Plan, request: Any, calls: Iterable[Any]) -> Iterator[list[Envelope]]:
-    piece: list[Envelope] = []
-    for call in calls:
-        piece.append(envelope(plan, request, *checked(task, plan, *arguments(call))))
-        if len(piece) == PIECE:
-            yield piece
-            piece = []
-    if piece:
+def _pieces(task: Any, plan: Plan, calls: Iterable[Any]) -> Iterator[list[_Call]]:
+    """The arguments of so many calls at a time, all known before one of them is sent: whatever yields the calls may
+    send something itself."""
+    rest = iter(calls)
+    while piece := [checked(task, plan, *arguments(call)) for call in islice(rest, PIECE)]:
         yield piece

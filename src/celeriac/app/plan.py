@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from celeriac.app import publish
+from celeriac.model.message import Envelope
+from celeriac.ports import StreamingSender
 from celeriac.wire.task import Template
 
 
@@ -14,7 +16,7 @@ class Plan:
 
     __slots__ = (
         "arity", "exchange", "ignored", "pack", "priority", "queue", "result", "routing_key", "send_task", "sender",
-        "stamp", "timeout",
+        "stamp", "stream", "timeout",
     )  # fmt: skip
 
     def __init__(self, stamp: Any) -> None:
@@ -29,6 +31,8 @@ class Plan:
         self.ignored = False
         self.timeout = 0.0
         self.sender: Any = None
+        self.stream: Callable[[Iterator[Envelope], float], None] | None = None
+        """How the sender takes messages while they are made, if it can."""
         self.send_task: Any = None
         self.result: Any = None
 
@@ -69,5 +73,7 @@ def make_plan(task: Any) -> Plan:
     plan.priority, plan.timeout = sample.priority, outgoing.timeout
     plan.ignored = bool(outgoing.message.ignore_result)
     plan.sender, plan.result = app.sender, app.AsyncResult
+    if isinstance(plan.sender, StreamingSender):
+        plan.stream = plan.sender.stream
     plan.arity = task.shape.plain if task.checks_arguments else None
     return plan

@@ -297,7 +297,7 @@ class Task(Generic[P, R]):
         plan = self.direct()
         if plan is None:
             return [self.apply_async(*bulk.arguments(call)) for call in calls]
-        return [result for results in bulk.send(self, plan, calls) for result in results]
+        return bulk.send(self, plan, calls)
 
     @overload
     async def adelay_many(self: Task[P, Coroutine[Any, Any, T]], calls: Calls) -> list[Handle[T]]: ...

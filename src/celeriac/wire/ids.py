@@ -15,17 +15,17 @@ def new_id() -> str:
     try:
         return _pool.pop()
     except IndexError:
-        _fill()
-        return _one(os.urandom(16).hex())
+        _pool.extend(_make(_BATCH - 1))
+        return _make(1)[0]
 
 
-def _one(h: str) -> str:
-    return f"{h[:8]}-{h[8:12]}-4{h[13:16]}-{_VARIANT[int(h[16], 16) & 3]}{h[17:20]}-{h[20:]}"
-
-
-def _fill() -> None:
-    digits = os.urandom(16 * _BATCH).hex()
-    _pool.extend([_one(digits[start : start + 32]) for start in range(0, len(digits), 32)])
+def _make(count: int) -> list[str]:
+    digits, kinds = os.urandom(16 * count).hex(), os.urandom(count)
+    return [
+        f"{digits[n : n + 8]}-{digits[n + 8 : n + 12]}-4{digits[n + 13 : n + 16]}-{_VARIANT[kind & 3]}"
+        f"{digits[n + 17 : n + 20]}-{digits[n + 20 : n + 32]}"
+        for n, kind in zip(range(0, 32 * count, 32), kinds, strict=True)
+    ]
 
 
 if hasattr(os, "register_at_fork"):

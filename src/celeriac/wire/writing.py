@@ -121,6 +121,7 @@ def _protocol_1(message: TaskMessage) -> tuple[dict[str, Any], Any]:
     }
 
 
+_NOTHING: dict[str, Any] = {}
 _EMBED = ', {"callbacks": null, "errbacks": null, "chain": null, "chord": '
 
 
@@ -128,7 +129,7 @@ class Template:
     """The messages of one task with one set of options, ready but for ids and arguments. `pack` gives the same bytes as
     the function `pack` does for a message with these fields, several times faster. Safe for threads."""
 
-    __slots__ = ("_levels", "_limit", "_texts")
+    __slots__ = ("_levels", "_limit", "_plain", "_texts")
 
     def __init__(
         self,
@@ -162,6 +163,11 @@ class Template:
             before, _, rest = rest.partition(f'"{mark}"')
             texts.append(before)
         self._texts = (*texts, rest)
+        start, t_id, t_group, t_index, t_root, t_parent, t_args, t_kwargs, t_correlation, t_tag = texts
+        self._plain = (
+            start, t_id, f"{t_group}null{t_index}null{t_root}", f"{t_parent}null{t_args}",
+            f'{t_kwargs}"{{}}"{t_correlation}', t_tag, rest,
+        )  # fmt: skip
         self._limit = repr_limit
         self._levels = repr_levels
 
@@ -179,6 +185,8 @@ class Template:
     ) -> bytes:
         """The blob of one message; `chord` is the JSON text of a body. Raises EncodeError when an argument can't be
         serialized."""
+        if not (kwargs or chord or root_id) and group is None and group_index is None and parent_id is None:
+            return self._pack_plainly(task_id, publish_id, args)
         start, t_id, t_group, t_index, t_root, t_parent, t_args, t_kwargs, t_correlation, t_tag, end = self._texts
         content = f"{values.dumps((args, kwargs))[:-1]}{_EMBED}{chord or 'null'}}}]"
         body = b2a_base64(content.encode(), newline=False).decode()
@@ -187,9 +195,22 @@ class Template:
         parent = escape(parent_id) if parent_id is not None else "null"
         limit, levels = self._limit, self._levels
         positional = escape(safe_repr(args, limit, levels))
+        grouped = "null" if group is None else escape(group)
+        indexed = "null" if group_index is None else group_index
         keyword = escape(safe_repr(kwargs, limit, levels)) if kwargs else '"{}"'
         return (
-            f"{start}{body}{t_id}{quoted}{t_group}{'null' if group is None else escape(group)}"
-            f"{t_index}{'null' if group_index is None else group_index}"
-            f"{t_root}{root}{t_parent}{parent}{t_args}{positional}{t_kwargs}{keyword}{t_correlation}{quoted}{t_tag}{escape(publish_id)}{end}"
+            f"{start}{body}{t_id}{quoted}{t_group}{grouped}{t_index}{indexed}{t_root}{root}{t_parent}{parent}{t_args}"
+            f"{positional}{t_kwargs}{keyword}{t_correlation}{quoted}{t_tag}{escape(publish_id)}{end}"
+        ).encode()
+
+    def _pack_plainly(self, task_id: str, publish_id: str, args: Sequence[Any]) -> bytes:
+        """What most calls are: not made by a task, no named arguments, no group. Fewer texts are put together."""
+        start, t_id, t_root, t_args, t_correlation, t_tag, end = self._plain
+        content = f"{values.dumps((args, _NOTHING))[:-1]}{_EMBED}null}}]"
+        body = b2a_base64(content.encode(), newline=False).decode()
+        quoted = escape(task_id)
+        positional = escape(safe_repr(args, self._limit, self._levels))
+        return (
+            f"{start}{body}{t_id}{quoted}{t_root}{quoted}{t_args}{positional}{t_correlation}{quoted}{t_tag}"
+            f"{escape(publish_id)}{end}"
         ).encode()

@@ -7,7 +7,9 @@ from typing import Any
 
 from celeriac.brokers.redis import scripts
 from celeriac.brokers.redis.control import Control
-from celeriac.model.message import Delivery, Receipt
+from celeriac.brokers.redis.layout import Layout
+from celeriac.drivers.redis.protocol import Words, driver
+from celeriac.model.message import Delivery, Receipt, Turn
 
 
 def deliver(plan: Plan, begin: str, unparked: list[Any], claimed: list[Any], deliveries: list[Delivery]) -> None:
@@ -26,6 +28,38 @@ def deliver(plan: Plan, begin: str, unparked: list[Any], claimed: list[Any], del
             at += 1
 
 
+class Grab:
+    """The command that takes one message from one list, packed but for the tag."""
+
+    def __init__(self, layout: Layout, queue: str, step: int, epoch: str, lease: float) -> None:
+        self.key = layout.ready(queue, step)
+        self._queue = queue
+        self._ending = f"0{_LETTERS[0]}.{step}"
+        self._words = (
+            2, self.key, f"{layout.private}cancelled:version",
+            f"{layout.private}workers", epoch, lease, layout.inflight(queue, epoch),
+        )  # fmt: skip
+        self._head = driver().pack_command(("EVALSHA", scripts.GRAB.digest, *self._words, ""))[: -len(b"0\r\n\r\n")]
+
+    def tag(self, begin: str) -> str:
+        """The tag of the message, as a whole cycle would have made it."""
+        return begin + self._ending
+
+    def packed(self, tag: str) -> bytes:
+        """The command for a server that knows the script. Tags are ASCII."""
+        return b"%b%d\r\n%b\r\n" % (self._head, len(tag), tag.encode())
+
+    def whole(self, tag: str) -> Words:
+        """The command for a server that does not."""
+        return ("EVAL", scripts.GRAB.source, *self._words, tag)
+
+    def turn(self, tag: str, reply: Sequence[Any], next_due: float | None) -> Turn:
+        """What the answer says."""
+        seconds, micros, version, again, message = reply
+        deliveries = [Delivery(Receipt(self._queue, tag), message)] if message else []
+        return Turn(deliveries, [], next_due, int(seconds) + int(micros) / 1_000_000, int(version), bool(again))
+
+
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _made: list[str] = []
 
@@ -41,20 +75,13 @@ def _codes(count: int) -> list[str]:
 class Plan:
     """The unchanging words of a cycle for one order of the queues."""
 
-    def __init__(
-        self, control: Control, queues: Sequence[str], epoch: str, lease: float, steps: Sequence[int] | None = None
-    ) -> None:
-        """`steps`: only these priority steps; None: all."""
+    def __init__(self, control: Control, queues: Sequence[str], epoch: str, lease: float) -> None:
         self._control = control
         layout = control.layout
         self.queues = queues
-        steps = layout.steps if steps is None else steps
+        steps = layout.steps
         lists = [layout.ready(queue, step) for step in steps for queue in queues]
         self.sources = [(queue, f".{step}") for step in steps for queue in queues]
-        self.places = {
-            layout.ready(queue, step).encode(): (queue, step) for step in steps for queue in queues
-        }
-        """The lists by their keys."""
         self.keys = [
             *lists, *(f"{layout.base(queue)}due" for queue in queues), f"{layout.private}cancelled:version"
         ]  # fmt: skip

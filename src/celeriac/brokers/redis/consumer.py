@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from celeriac.brokers.redis import recovery, scripts
-from celeriac.brokers.redis.claiming import Plan, deliver
+from celeriac.brokers.redis.claiming import Grab, Plan, deliver
 from celeriac.brokers.redis.control import Control
 from celeriac.brokers.redis.doorbell import Doorbell
 from celeriac.brokers.redis.settling import settle, settle_one_by_one
@@ -44,7 +44,7 @@ RUNNING_KEPT = 86_400
 """Seconds that the marks of running receipts outlive the last renewal."""
 
 
-_Ahead = tuple[Plan, str, int, "asyncio.Future[Any]"]
+_Ahead = tuple[Grab, str, int, "asyncio.Future[Any]"]
 
 
 class RedisConsumer:
@@ -61,14 +61,14 @@ class RedisConsumer:
         self._likeliest = ""
         """The list at which the doorbell listens: that of the last message."""
         self._plans: list[Plan] = []
-        self._single: dict[tuple[str, int], Plan] = {}
-        """Plans that look at one list only."""
-        self._idle_want: Demand | None = None
-        """What was asked for when the lists were last found empty; nothing was asked since."""
+        self._grabs: dict[bytes, Grab] = {}
+        """The ready lists by their keys."""
+        self._idle = False
+        """Messages were asked for, the lists were found empty, and nothing was asked since."""
         self._ahead: _Ahead | None = None
-        """What was sent when a push came, before the worker asked."""
-        self._known_due: float | None = None
-        """When something of any queue is due, as a full cycle has said."""
+        """What was sent when a push came, before the worker asked: the grab, its tag, the rings until then."""
+        self._next_due: float | None = None
+        """When something of any queue is due, by the server's clock, as the last whole cycle has said."""
         self._turn = 0
         self._watched: frozenset[bytes] = frozenset()
         self._bell = asyncio.Event()
@@ -91,8 +91,12 @@ class RedisConsumer:
         orders = [queues[turn:] + queues[:turn] for turn in range(turns)]
         self._plans = [Plan(self.control, order, self.epoch, self.lease) for order in orders]
         self._turn = 0
-        self._single = {}
-        self._idle_want = None
+        self._grabs = {
+            layout.ready(queue, step).encode(): Grab(layout, queue, step, self.epoch, self.lease)
+            for queue in queues
+            for step in layout.steps
+        }
+        self._idle = False
         self._likeliest = self._plans[0].keys[0]
         self._watched = frozenset(key.encode() for key in self._plans[0].keys)
         self._ring()
@@ -119,55 +123,58 @@ class RedisConsumer:
         hot = self._hot
         if hot is None:
             raise OperationalError(f"{self.control.describe()}: the consumer is closed")
-        ahead, self._ahead, self._idle_want = self._ahead, None, None
+        ahead, self._ahead, self._idle = self._ahead, None, False
         if ahead is not None:
             turn = await self._claimed_ahead(hot, ahead)
-            if turn is not None:
-                if not finished:
-                    return turn
-                settled = await self._cycle(hot, finished, Demand(0))
-                return msgspec.structs.replace(settled, deliveries=turn.deliveries, more=turn.more)
+            if not finished:
+                return turn
+            settled = await self._cycle(hot, finished, Demand(0))
+            return msgspec.structs.replace(settled, deliveries=turn.deliveries, more=turn.more)
         turn = await self._cycle(hot, finished, want)
-        if want.count and not want.parked and not turn.more and not turn.deliveries:
-            self._idle_want = want
+        self._idle = bool(want.count) and not want.parked and not turn.more and not turn.deliveries
         return turn
 
     def _claim_ahead(self, keys: Collection[bytes]) -> None:
-        """A push has come and nothing was there before: claim it at once. By the time that the worker asks, the answer
-        is on its way. Where one list alone was pushed to, only that is looked at."""
-        hot, want = self._hot, self._idle_want
-        if hot is None or hot.broken or want is None:
+        """One list was pushed to, and nothing was there before: claim at once. By the time that the worker asks, the
+        answer is on its way."""
+        hot = self._hot
+        if not self._idle or hot is None or hot.broken:
             return
-        plan = self._plans[self._turn]
-        rung = [key for key in keys if key in self._watched]
-        if len(rung) == 1 and (place := plan.places.get(rung[0])) is not None:
-            queue, step = place
-            plan = self._single.get(place) or self._single.setdefault(
-                place, Plan(self.control, [queue], self.epoch, self.lease, [step])
-            )
-        self._idle_want = None
+        rung = [grab for key in keys if (grab := self._grabs.get(key)) is not None]
+        if len(rung) != 1:
+            return
+        self._idle = False
         self._cycles += 1
-        begin = f"{self._name}{self._cycles}-"
-        words = (*plan.before, want.count, want.size, begin, *plan.after, 0)
-        answer = hot.send(hot.pack(words))
+        tag = rung[0].tag(f"{self._name}{self._cycles}-")
+        answer = hot.send(rung[0].packed(tag))
         answer.add_done_callback(_look_away)
-        self._ahead = (plan, begin, self._rings, answer)
+        self._ahead = (rung[0], tag, self._rings, answer)
 
-    async def _claimed_ahead(self, hot: AsyncConnection, ahead: _Ahead) -> Turn | None:
-        plan, begin, rings, answer = ahead
+    async def _claimed_ahead(self, hot: AsyncConnection, ahead: _Ahead) -> Turn:
+        grab, tag, rings, answer = ahead
         try:
             reply = await answer
+            if unknown(reply):
+                reply = await hot.send(hot.pack(grab.whole(tag)))
         except asyncio.CancelledError:
             hot.close()
             raise
-        if unknown(reply):
-            return None  # the server has forgotten the script: it has done nothing
-        turn = self._turn_of(plan, begin, rings, True, reply, [])
-        known = self._known_due
-        if known is not None and (turn.next_due is None or known < turn.next_due):
-            turn = msgspec.structs.replace(turn, next_due=known)
-            self._due = asyncio.get_running_loop().time() + known - turn.now
+        if isinstance(reply, Exception):
+            raise failure(self.control.server, reply, "claiming")
+        turn = grab.turn(tag, reply, self._next_due)
+        self._likeliest = grab.key
+        self._told(turn, rings)
         return turn
+
+    def _told(self, turn: Turn, rings: int) -> None:
+        """Wait for the server's word when it was the last word: nothing is left, and it has not rung since."""
+        due = turn.next_due
+        self._next_due = due
+        self._due = None if due is None else asyncio.get_running_loop().time() + due - turn.now
+        if turn.more or rings != self._rings:
+            self._bell.set()
+        else:
+            self._bell.clear()  # the server will tell of the next push
 
     async def _cycle(self, hot: AsyncConnection, finished: Sequence[Completion], want: Demand) -> Turn:
         unknown_queues = [
@@ -216,7 +223,6 @@ class RedisConsumer:
         turn = self._turn_of(plan, begin, rings, bool(count), reply, verdicts, order)
         for at, text in broken.items():
             verdicts[at] = Verdict(False, error=text)
-        self._known_due = turn.next_due
         return turn
 
     def _turn_of(
@@ -244,13 +250,9 @@ class RedisConsumer:
         if unparked or claimed:
             deliver(plan, begin, unparked, claimed, deliveries)
         now = int(seconds) + int(micros) / 1_000_000
-        next_due = float(due) if due else None
-        self._due = None if next_due is None else asyncio.get_running_loop().time() + next_due - now
-        if claims and not more and rings == self._rings:
-            self._bell.clear()  # the server will tell of the next push
-        else:
-            self._bell.set()
-        return Turn(deliveries, verdicts, next_due, now, int(version), bool(more))
+        turn = Turn(deliveries, verdicts, float(due) if due else None, now, int(version), bool(more))
+        self._told(turn, rings if claims else -1)
+        return turn
 
     async def _without_held(self, finished: Sequence[Completion]) -> Sequence[Completion]:
         """The same completions without guarded stores whose key holds a compressed SUCCESS; the script sees others."""
@@ -311,8 +313,9 @@ class RedisConsumer:
         if push[0] == b"invalidate":
             keys = push[1]
             if keys is None or not self._watched.isdisjoint(keys):
-                self._ring()
+                self._rings += 1
                 self._claim_ahead(keys or ())
+                self._bell.set()
 
     def _ring(self) -> None:
         self._rings += 1
@@ -375,7 +378,7 @@ class RedisConsumer:
 
     async def leave(self) -> None:
         """See ports.Consumer."""
-        self._idle_want = None
+        self._idle = False
         if self._ahead is not None:
             await asyncio.wait([self._ahead[3]])  # or it would claim after all was given back
         link, layout = self.control.link, self.control.layout

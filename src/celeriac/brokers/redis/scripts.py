@@ -10,6 +10,7 @@ _LEASE = (_HERE, "lua/lease.lua")
 _SUCCESS = ("celeriac.drivers.redis", "lua/success.lua")
 
 CYCLE = Script(_PLACES, _SUCCESS, ("celeriac.drivers.redis", "lua/chord.lua"), (_HERE, "lua/cycle.lua"))
+GRAB = Script((_HERE, "lua/grab.lua"))
 PROBE = Script((_HERE, "lua/probe.lua"))
 PEEK = Script((_HERE, "lua/peek.lua"))
 RENEW = Script(_LEASE, (_HERE, "lua/renew.lua"))

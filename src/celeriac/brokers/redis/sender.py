@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from celeriac.brokers.redis import scripts
-from celeriac.brokers.redis.layout import Layout, too_new, weight
+from celeriac.brokers.redis.layout import LPUSH_BYTES, LPUSH_VALUES, Layout, too_new, weight
 from celeriac.drivers.redis.blocking import Connection, Connections
 from celeriac.drivers.redis.protocol import Words, driver, failure
 from celeriac.drivers.redis.url import parse
@@ -51,6 +51,35 @@ class RedisSender:
                         raise failure(self.server, reply, "publishing")
                     return
             self._publish(connection, envelopes, deadline)
+        except UnicodeEncodeError as error:
+            raise EncodeError(f"a queue name can't be written in UTF-8: {error}") from error
+
+    def stream(self, envelopes: Iterator[Envelope], timeout: float) -> None:
+        """See ports.StreamingSender."""
+        first = next(envelopes, None)
+        if first is None:
+            return
+        deadline = time.monotonic() + timeout
+        connection = self._connections.get(deadline)
+        key = self.layout.target(first)
+
+        def pushes() -> Iterator[tuple[bytes, int]]:
+            blobs, size = [first.blob], len(first.blob)
+            for envelope in envelopes:
+                if len(blobs) == LPUSH_VALUES or size + len(envelope.blob) > LPUSH_BYTES:
+                    yield connection.pack(("LPUSH", key, *blobs)), 1
+                    blobs, size = [], 0
+                blobs.append(envelope.blob)
+                size += len(envelope.blob)
+            yield connection.pack(("LPUSH", key, *blobs)), 1
+
+        try:
+            if first.queue not in connection.known:
+                connection.many(self.layout.declaration([first.queue]), deadline)
+                connection.known.add(first.queue)
+            for reply in connection.stream(pushes(), deadline):
+                if type(reply) is not int:
+                    raise failure(self.server, reply, "publishing")
         except UnicodeEncodeError as error:
             raise EncodeError(f"a queue name can't be written in UTF-8: {error}") from error
 

@@ -87,15 +87,19 @@ class Connection:
     def ask(self, data: bytes, want: int, deadline: float) -> list[Any]:
         """Send packed commands and return their `want` replies; error replies are values. Raises OperationalError when
         the deadline (monotonic seconds) passes or the connection breaks; then it is closed."""
-        return self._exchange((data,) if data else (), want, deadline)
+        return self.stream(((data, want),) if data else (), deadline)
 
-    def _exchange(self, pieces: Iterable[bytes], want: int, deadline: float) -> list[Any]:
+    def stream(self, pieces: Iterable[tuple[bytes, int]], deadline: float) -> list[Any]:
+        """As `ask`, of commands in pieces (each with how many replies it gets) that may be made only now: the server
+        works on one piece while the next is made. Whoever makes them asks nothing over this connection meanwhile."""
         pipe = self._pipe
         if pipe is None:
             raise OperationalError(f"{self.server.describe()}: not connected")
         try:
-            for data in pieces:
+            want = 0
+            for data, count in pieces:
                 pipe.send(data, deadline)
+                want += count
             replies: list[Any] = []
             gets, push = self._reader.gets, self._push
             while len(replies) < want:
@@ -161,24 +165,24 @@ class Connection:
 
     def many(self, commands: Sequence[Words], deadline: float) -> list[Any]:
         """Several commands before the first answer is read. Raises OperationalError for the first error reply."""
-        replies = self._exchange(self._pieces(commands), len(commands), deadline)
+        replies = self.stream(self._pieces(commands), deadline)
         for words, reply in zip(commands, replies, strict=True):
             if isinstance(reply, Exception):
                 raise failure(self.server, reply, str(words[0]))
         return replies
 
-    def _pieces(self, commands: Sequence[Words]) -> Iterator[bytes]:
-        """Packed commands, the small ones together: while the server works on one piece the next is packed."""
+    def _pieces(self, commands: Sequence[Words]) -> Iterator[tuple[bytes, int]]:
+        """Packed commands, the small ones together."""
         small: list[bytes] = []
         size = 0
         for words in commands:
             small.append(packed := self.pack(words))
             size += len(packed)
             if size >= PIECE_BYTES:
-                yield b"".join(small)
+                yield b"".join(small), len(small)
                 small.clear()
                 size = 0
-        yield b"".join(small)
+        yield b"".join(small), len(small)
 
     def run(self, script: Script, keys: Sequence[str | bytes], arguments: Sequence[Any], deadline: float) -> Any:
         """Run a script. Raises OperationalError."""
