@@ -56,7 +56,7 @@ class TestRedisChords:
             return command(rig.url, *words)
 
         await backend.open_chords([chord(2, structure=b"shape")])
-        await backend.add_to_chord("g")
+        await backend.add_to_chord("g", ["m2:+inf"])
         parts = [part("m0", 0), part("m1", 7), part("m2", None)]
         assert list(await backend.count(parts, HOLD)) == [False, False, True]
         assert ask("GET", f"{KEY}.s") == b"2"
@@ -68,7 +68,8 @@ class TestRedisChords:
         assert ask("GET", KEY) == b"shape"
         fields = ask("HGETALL", OWN)
         assert dict(zip(fields[::2], fields[1::2], strict=True)) == {
-            b"body": BODY, b"size": b"2", b"members": b'["m0","m1"]', b"expires": b"1000"
+            b"body": BODY, b"size": b"2", b"members": b'["m0","m1"]', b"expires": b"1000",
+            b"+m2:+inf": b"",
         }  # fmt: skip
         assert abs(float(ask("ZSCORE", MOVEMENTS, "g")) - float(ask("TIME")[0])) < 5
         for key in (KEY, f"{KEY}.s", f"{KEY}.t", f"{KEY}.j", f"{KEY}.d", OWN):
@@ -187,7 +188,7 @@ class TestRedisChords:
                 lambda: backend.open_chords([chord(1, group="h"), chord(1)]),
                 lambda: backend.fire([Fire("g", "x")], HOLD),
                 lambda: backend.hold(Fire("g", "x"), HOLD),
-                lambda: backend.add_to_chord("g"),
+                lambda: backend.add_to_chord("g", ["a:0"]),
             ):
                 with pytest.raises(OperationalError, match="WRONGTYPE"):
                     await call()
