@@ -90,6 +90,13 @@ class chain(Compound[Any]):
         """`apply_async(args, kwargs)`; None of an empty chain."""
         return self.apply_async(args, kwargs) if self.tasks else None
 
+    def run(
+        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, app: Any = None, **options: Any
+    ) -> Any:
+        """`apply_async`, by another app where one is given."""
+        whole = self if app is None else maybe_signature(self, app, clone=True)
+        return whole.apply_async(args, kwargs, **options)
+
     def apply(
         self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Any:
