@@ -219,8 +219,8 @@ class ResultBackend(Protocol):
         ...
 
     async def add_to_chord(self, group: str, members: Sequence[str]) -> None:
-        """These members (`task id:index`) too have to end before this chord is complete. May be repeated: each is waited
-        for once. All or none; nothing happens to a chord that is done."""
+        """These members (`task id:index`) too have to end before this chord is complete. May be repeated: each is
+        waited for once. All or none; nothing happens to a chord that is done."""
         ...
 
     async def count(self, parts: Sequence[Part], hold: float) -> Sequence[bool]:

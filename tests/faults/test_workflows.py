@@ -150,7 +150,9 @@ def test_chords_with_results_on_a_second_server(redis: RedisServer, make_site: M
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["one server", "two servers"])
-def test_a_run_that_is_repeated_adds_nothing_twice(broker: str, make_site: MakeSite, apart: bool, tmp_path: Path) -> None:
+def test_a_run_that_is_repeated_adds_nothing_twice(
+    broker: str, make_site: MakeSite, apart: bool, tmp_path: Path
+) -> None:
     """A task adds to its chord and is killed before its end, with what it added still waiting, or run: the chord waits
     for each of them once."""
     with redis_server() if apart else nullcontext() as second:

@@ -106,7 +106,11 @@ CREATE TABLE celeriac_chord_parts (
 
 # Members that were added to a chord while it was open, so that each is added once; `more` is how many.
 _THIRD = """
-CREATE TABLE celeriac_chord_added (chord TEXT NOT NULL, member TEXT NOT NULL, PRIMARY KEY (chord, member)) WITHOUT ROWID;
+CREATE TABLE celeriac_chord_added (
+    chord TEXT NOT NULL,
+    member TEXT NOT NULL,
+    PRIMARY KEY (chord, member)
+) WITHOUT ROWID;
 """
 
 MIGRATIONS: tuple[str, ...] = (_FIRST, _SECOND, _THIRD)

@@ -163,8 +163,8 @@ def test_what_a_run_adds_is_named_after_the_run(app: Celeriac, add: Any, broker:
     adds others; an id that was given stays."""
 
     def run(retries: int = 0) -> list[str]:
-        request = {"id": "me", "group": "g", "group_index": 3, "chord": {"task": "b"}, "root_id": "r", "retries": retries}
-        add.push_request(**request)
+        place = {"group": "g", "group_index": 3, "chord": {"task": "b"}, "root_id": "r"}
+        add.push_request(id="me", retries=retries, **place)
         try:
             add.add_to_chord(add.s(1, 1))
             lazy = add.add_to_chord(add.s(1, 1) | group(add.s(2), add.s(3)), lazy=True)
