@@ -134,8 +134,11 @@ class TestRedisChords:
         """Older peers count without `.d` and end a chord by deleting it: both are understood."""
         backend = rig.backend()
         await backend.open_chords([chord(3)])
-        command(rig.url, "ZADD", f"{KEY}.j", "1", '[1, "m1", "SUCCESS", 5]')
-        assert list(await backend.count([part("m0", 0), part("m2", 2)], HOLD)) == [False, True]
+        entry = '[1, "m1", "SUCCESS", 5]'
+        command(rig.url, "ZADD", f"{KEY}.j", "1", entry)
+        again = part("m1", 1, entry=entry.encode())
+        assert list(await backend.count([again, part("m0", 0), again], HOLD)) == [False, False, False]
+        assert list(await backend.count([part("m2", 2)], HOLD)) == [True]
         assert (await standing_of(backend)).entries[1] == b'[1, "m1", "SUCCESS", 5]'
         command(rig.url, "DEL", f"{KEY}.c")
         command(rig.url, "DEL", f"{KEY}.j", f"{KEY}.t", f"{KEY}.s")

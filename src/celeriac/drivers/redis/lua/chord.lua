@@ -125,19 +125,22 @@ local function chords(prefix, now)
     local now_is = stands(group, k)
     if now_is.holder == 'done' then return false end
     if call('SISMEMBER', k.seen, member) == 0 then
+      local new = 1
       if now_is.kind == 'list' or now_is.kind == 'none' and ordered ~= '1' then
         now_is.kind = 'list'
         call('RPUSH', k.entries, entry)
       else
         now_is.kind = 'zset'
         -- One task with one result at two places of a header: JSON does not mind a space, and so they are two.
-        while call('ZADD', k.entries, 'NX', index, entry) == 0 and entry:byte(1) == 91
-          and tonumber(call('ZSCORE', k.entries, entry)) ~= tonumber(index) do
+        -- At the same place it is one that a peer before 5.7 has counted, which writes no `.d`.
+        new = call('ZADD', k.entries, 'NX', index, entry)
+        while new == 0 and entry:byte(1) == 91 and tonumber(call('ZSCORE', k.entries, entry)) ~= tonumber(index) do
           entry = entry .. ' '
+          new = call('ZADD', k.entries, 'NX', index, entry)
         end
       end
       call('SADD', k.seen, member)
-      now_is.counted = now_is.counted + 1
+      now_is.counted = now_is.counted + new
     end
     if body ~= '' and not now_is.bodied then
       now_is.bodied = true
