@@ -218,9 +218,9 @@ class ResultBackend(Protocol):
         seconds after its last movement; that of one that nobody has opened yet after a day."""
         ...
 
-    async def add_to_chord(self, group: str) -> None:
-        """One more member has to end before this chord is complete. Not to be repeated: it counts each time. Nothing
-        happens to a chord that is done."""
+    async def add_to_chord(self, group: str, members: Sequence[str]) -> None:
+        """These members (`task id:index`) too have to end before this chord is complete. May be repeated: each is
+        waited for once. All or none; nothing happens to a chord that is done."""
         ...
 
     async def count(self, parts: Sequence[Part], hold: float) -> Sequence[bool]:
@@ -294,7 +294,7 @@ class Reader(Protocol):
         """As ResultBackend.open_chords."""
         ...
 
-    def add_to_chord(self, group: str) -> None:
+    def add_to_chord(self, group: str, members: Sequence[str]) -> None:
         """As ResultBackend.add_to_chord."""
         ...
 

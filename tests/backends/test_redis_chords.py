@@ -56,7 +56,7 @@ class TestRedisChords:
             return command(rig.url, *words)
 
         await backend.open_chords([chord(2, structure=b"shape")])
-        await backend.add_to_chord("g")
+        await backend.add_to_chord("g", ["m2:+inf"])
         parts = [part("m0", 0), part("m1", 7), part("m2", None)]
         assert list(await backend.count(parts, HOLD)) == [False, False, True]
         assert ask("GET", f"{KEY}.s") == b"2"
@@ -68,7 +68,8 @@ class TestRedisChords:
         assert ask("GET", KEY) == b"shape"
         fields = ask("HGETALL", OWN)
         assert dict(zip(fields[::2], fields[1::2], strict=True)) == {
-            b"body": BODY, b"size": b"2", b"members": b'["m0","m1"]', b"expires": b"1000"
+            b"body": BODY, b"size": b"2", b"members": b'["m0","m1"]', b"expires": b"1000",
+            b"+m2:+inf": b"",
         }  # fmt: skip
         assert abs(float(ask("ZSCORE", MOVEMENTS, "g")) - float(ask("TIME")[0])) < 5
         for key in (KEY, f"{KEY}.s", f"{KEY}.t", f"{KEY}.j", f"{KEY}.d", OWN):
@@ -133,8 +134,11 @@ class TestRedisChords:
         """Older peers count without `.d` and end a chord by deleting it: both are understood."""
         backend = rig.backend()
         await backend.open_chords([chord(3)])
-        command(rig.url, "ZADD", f"{KEY}.j", "1", '[1, "m1", "SUCCESS", 5]')
-        assert list(await backend.count([part("m0", 0), part("m2", 2)], HOLD)) == [False, True]
+        entry = '[1, "m1", "SUCCESS", 5]'
+        command(rig.url, "ZADD", f"{KEY}.j", "1", entry)
+        again = part("m1", 1, entry=entry.encode())
+        assert list(await backend.count([again, part("m0", 0), again], HOLD)) == [False, False, False]
+        assert list(await backend.count([part("m2", 2)], HOLD)) == [True]
         assert (await standing_of(backend)).entries[1] == b'[1, "m1", "SUCCESS", 5]'
         command(rig.url, "DEL", f"{KEY}.c")
         command(rig.url, "DEL", f"{KEY}.j", f"{KEY}.t", f"{KEY}.s")
@@ -187,7 +191,7 @@ class TestRedisChords:
                 lambda: backend.open_chords([chord(1, group="h"), chord(1)]),
                 lambda: backend.fire([Fire("g", "x")], HOLD),
                 lambda: backend.hold(Fire("g", "x"), HOLD),
-                lambda: backend.add_to_chord("g"),
+                lambda: backend.add_to_chord("g", ["a:0"]),
             ):
                 with pytest.raises(OperationalError, match="WRONGTYPE"):
                     await call()

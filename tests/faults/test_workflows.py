@@ -7,6 +7,8 @@ import asyncio
 import json
 import random
 import time
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from celeriac.app.handle import AsyncResult
 from celeriac.model.message import Part
 from celeriac.wire.record import entry
 from tests.faults.conftest import MakeSite
-from tests.faults.kit import SPAN, Site, forms
+from tests.faults.kit import SPAN, Site, forms, until
 from tests.servers import RedisServer, redis_server
 
 
@@ -145,6 +147,32 @@ def test_chords_with_results_on_a_second_server(redis: RedisServer, make_site: M
             site.kill(workers.pop(0))
             workers.append(site.worker("-c", "2"))
         flows.check(10.0)
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["one server", "two servers"])
+def test_a_run_that_is_repeated_adds_nothing_twice(
+    broker: str, make_site: MakeSite, apart: bool, tmp_path: Path
+) -> None:
+    """A task adds to its chord and is killed before its end, with what it added still waiting, or run: the chord waits
+    for each of them once."""
+    with redis_server() if apart else nullcontext() as second:
+        site = make_site(broker, backend=second.url if second else None, lease=1.0)
+        flows = Flows(site)
+        results = []
+        for _ in range(2):
+            result = chord([flows.task("item", 1000), flows.task("adds", str(tmp_path / "never"))])(flows.task("total"))
+            flows.note(result, 1000 + 100 + 10 + 40 + 1 + 2)
+            results.append(result)
+        adders = [result.parent.results[1].id for result in results]
+        worker = site.worker("-c", "2")
+        until(lambda: len(site.ledger.marks("added")) == 2, 20.0, "both have added")
+        site.kill(worker)
+        assert not site.finished(flows.wanted.keys())
+        worker = site.worker("-c", "3")
+        site.wait_started(adders[0], times=2)
+        flows.check(20.0)
+        assert sorted(mark.key for mark in site.ledger.marks("added")) == sorted(2 * adders)
+        until(lambda: site.counts().ready == site.counts().in_flight == 0, 10.0, "nothing is left over")
 
 
 def test_what_a_crash_left_complete_is_carried_on_with(site: Site) -> None:

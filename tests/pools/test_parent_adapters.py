@@ -50,7 +50,7 @@ def answer(op: Ask, args: Any) -> Any:
         case Ask.CHORD_OPEN:
             READY.update({"chord " + c.group: c.body for c in msgspec.convert(args, list[Chord])})
         case Ask.CHORD_ADD:
-            READY["chord " + args] += b"+"
+            READY["chord " + args[0]] += "".join(f"+{member}" for member in args[1]).encode()
         case _:
             raise AssertionError(op)
     return None
@@ -92,16 +92,16 @@ def test_chords(link: Link) -> None:
     """A task opens chords and adds to them, whole, over the line and over the loop."""
     reader = ParentReader(link)
     reader.open_chords([Chord("g", 2, b"\x00body", ("a", "b"), b"shape", 5.0), Chord("h", 1, b"H")])
-    reader.add_to_chord("g")
-    assert READY == {"chord g": b"\x00body+", "chord h": b"H"}
+    reader.add_to_chord("g", ["c:0", "d:0"])
+    assert READY == {"chord g": b"\x00body+c:0+d:0", "chord h": b"H"}
 
     async def main() -> None:
         backend = ParentBackend(link)
         await backend.open_chords([Chord("i", 1, b"I", expires=None)])
-        await backend.add_to_chord("i")
+        await backend.add_to_chord("i", ["j:0"])
 
     asyncio.run(main())
-    assert READY["chord i"] == b"I+"
+    assert READY["chord i"] == b"I+j:0"
 
 
 def test_a_watch_gives_each_document_once(link: Link) -> None:

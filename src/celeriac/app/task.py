@@ -12,14 +12,13 @@ from typing import Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar, cast, o
 import msgspec
 
 from celeriac import errors, telemetry
-from celeriac.app import bulk, canvas, publish, registry, replacing, retrying
+from celeriac.app import adding, bulk, canvas, publish, registry, replacing, retrying
 from celeriac.app.attributes import CurrentApp, FromSetting, held
 from celeriac.app.canvas import Signature, maybe_signature, signature
 from celeriac.app.checking import Shape
 from celeriac.app.handle import AsyncResult as Handle
 from celeriac.app.handle import EagerResult
 from celeriac.app.plan import Plan, make_plan
-from celeriac.canvas import tree
 from celeriac.errors import Ignore, ImproperlyConfigured, OperationalError, Retry
 from celeriac.model.outcome import TaskTraits
 from celeriac.runtime.context import Context, current
@@ -533,17 +532,16 @@ class Task(Generic[P, R]):
 
     def add_to_chord(self, sig: Any, lazy: bool = False) -> Any:
         """Add a call to the chord that this run is a member of: its body waits for it too. `lazy`: only prepare it;
-        whoever gets it has to send it. Returns its result, or the signature. Raises ValueError outside a chord."""
+        whoever gets it has to send it. Returns its result, or the signature. Raises ValueError outside a chord.
+
+        A run that is repeated after a crash adds what it added before under the same ids, and the chord waits for each
+        once; so it should add the same calls in the same order."""
         request = self.request
         if not request.chord:
             raise ValueError("the current task is not a member of a chord")
         sig = maybe_signature(sig, self.app)
-        sig.set(
-            group_id=request.group, group_index=request.group_index, chord=request.chord, root_id=request.root_id
-        )  # fmt: skip
-        sig.freeze()
-        for _ in range(tree.size(sig)):
-            self.backend.reader.add_to_chord(request.group)
+        members = adding.freeze(self.app, request, sig)
+        self.backend.reader.add_to_chord(request.group, members)
         return sig if lazy else sig.delay()
 
     def add_trail(self, result: Any) -> Any:

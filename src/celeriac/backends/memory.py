@@ -78,9 +78,9 @@ class MemoryBackend:
         """Make chords known."""
         self.server.chords.open(chords)
 
-    async def add_to_chord(self, group: str) -> None:
-        """One more member of a chord."""
-        self.server.chords.add(group)
+    async def add_to_chord(self, group: str, members: Sequence[str]) -> None:
+        """More members of a chord, each once."""
+        self.server.chords.add(group, members)
 
     async def count(self, parts: Sequence[Part], hold: float) -> Sequence[bool]:
         """Count members, each once. True: the chord is complete and held by the part's token."""
@@ -164,9 +164,9 @@ class MemoryReader:
         """Make chords known."""
         self.server.chords.open(chords)
 
-    def add_to_chord(self, group: str) -> None:
-        """One more member of a chord."""
-        self.server.chords.add(group)
+    def add_to_chord(self, group: str, members: Sequence[str]) -> None:
+        """More members of a chord, each once."""
+        self.server.chords.add(group, members)
 
     def close(self) -> None:
         """Nothing to close."""

@@ -194,9 +194,9 @@ class SqliteBackend:
         """Make chords known, all or none."""
         await self._write(lambda connection: sqlite_chords.open_chords(connection, chords, self._clock()))
 
-    async def add_to_chord(self, group: str) -> None:
-        """One more member of a chord."""
-        await self._write(lambda connection: sqlite_chords.add(connection, group, self._clock()))
+    async def add_to_chord(self, group: str, members: Sequence[str]) -> None:
+        """More members of a chord, each once."""
+        await self._write(lambda connection: sqlite_chords.add(connection, group, members, self._clock()))
 
     async def count(self, parts: Sequence[Part], hold: float) -> Sequence[bool]:
         """Count members, each once. True: the chord is complete and held by the part's token."""
@@ -364,9 +364,9 @@ class SqliteReader:
         """Make chords known, all or none."""
         self._write(lambda connection: sqlite_chords.open_chords(connection, chords, self._clock()))
 
-    def add_to_chord(self, group: str) -> None:
-        """One more member of a chord."""
-        self._write(lambda connection: sqlite_chords.add(connection, group, self._clock()))
+    def add_to_chord(self, group: str, members: Sequence[str]) -> None:
+        """More members of a chord, each once."""
+        self._write(lambda connection: sqlite_chords.add(connection, group, members, self._clock()))
 
     def close(self) -> None:
         """Close the connection. The next use opens it again."""

@@ -99,9 +99,9 @@ class ParentReader:
         """Make chords known."""
         self._line.ask("chord_open", list(chords))
 
-    def add_to_chord(self, group: str) -> None:
-        """One more member of a chord."""
-        self._line.ask("chord_add", group)
+    def add_to_chord(self, group: str, members: Sequence[str]) -> None:
+        """More members of a chord, each once."""
+        self._line.ask("chord_add", [group, list(members)])
 
     def close(self) -> None:
         """Nothing is open here."""
@@ -166,9 +166,9 @@ class ParentBackend:
         """Make chords known."""
         await self._line.aask("chord_open", list(chords))
 
-    async def add_to_chord(self, group: str) -> None:
-        """One more member of a chord."""
-        await self._line.aask("chord_add", group)
+    async def add_to_chord(self, group: str, members: Sequence[str]) -> None:
+        """More members of a chord, each once."""
+        await self._line.aask("chord_add", [group, list(members)])
 
     async def close(self) -> None:
         """Nothing is open here."""

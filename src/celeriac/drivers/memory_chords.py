@@ -15,7 +15,8 @@ from celeriac.model.message import Chord, Fire, Part, Standing
 class _Chord:
     size: int | None = None
     """None: not opened yet."""
-    more: int = 0
+    added: dict[str, None] = field(default_factory=dict)
+    """Members that were added later."""
     body: bytes = b""
     members: tuple[str, ...] = ()
     parts: dict[str, tuple[float, bytes]] = field(default_factory=dict)
@@ -52,12 +53,12 @@ class MemoryChords:
                 if chord.structure:
                     self._group(chord.group, chord.structure, held.expires)
 
-    def add(self, group: str) -> None:
-        """One more member."""
+    def add(self, group: str, members: Sequence[str]) -> None:
+        """More members, each once."""
         with self._lock:
             held = self._made(group)
             if held.holder != "done":
-                held.more += 1
+                held.added |= dict.fromkeys(members)
                 self._moved(group, held)
 
     def count(self, parts: Sequence[Part], hold: float) -> list[bool]:
@@ -99,8 +100,9 @@ class MemoryChords:
                     over = self._chords[fire.group]
                     until = self._clock() + max(done_seconds(hold), over.lifetime)
                     self._chords[fire.group] = _Chord(
-                        body=over.body, members=over.members, holder="done", held_until=until, expires=until
-                    )
+                        body=over.body, members=(*over.members, *over.added), holder="done", held_until=until,
+                        expires=until,
+                    )  # fmt: skip
                 ended.append(mine)
             return ended
 
@@ -144,7 +146,7 @@ class MemoryChords:
         return held.holder if held.held_until > self._clock() else ""
 
     def _take(self, held: _Chord, token: str, hold: float) -> bool:
-        if held.size is None or len(held.parts) < held.size + held.more or self._holder(held) not in ("", token):
+        if held.size is None or len(held.parts) < held.size + len(held.added) or self._holder(held) not in ("", token):
             return False
         held.holder, held.held_until = token, self._clock() + hold
         return True
@@ -162,11 +164,11 @@ class MemoryChords:
             return Standing(group, 0, held.body, (), (), b"", held.members, 0.0, "done")
         structure = self._group(group, None, held.expires)
         entries = tuple(entry for _, entry in sorted(held.parts.values(), key=lambda part: part[0]))
-        size = 0 if held.size is None else held.size + held.more
+        size = 0 if held.size is None else held.size + len(held.added)
         idle = max(0.0, self._clock() - held.moved)
         return Standing(
-            group, size, held.body, entries, tuple(sorted(held.parts)), structure, held.members, idle,
-            self._holder(held),
+            group, size, held.body, entries, tuple(sorted(held.parts)), structure,
+            (*held.members, *held.added), idle, self._holder(held),
         )  # fmt: skip
 
 

@@ -26,6 +26,8 @@ _BODY = """
 INSERT INTO celeriac_chord_bodies VALUES (?1, ?2, ?3)
 ON CONFLICT (id) DO UPDATE SET body = excluded.body, members = excluded.members
 """
+_ADD = "INSERT OR IGNORE INTO celeriac_chord_added VALUES (?, ?)"
+_FORGET_ADDED = "DELETE FROM celeriac_chord_added WHERE chord = ?"
 _STANDING = """
 SELECT id FROM celeriac_chords
 WHERE moved <= ? AND holder <> 'done' AND (expires IS NULL OR expires > ?) ORDER BY moved, id LIMIT ?
@@ -58,6 +60,8 @@ def open_chords(connection: sqlite3.Connection, chords: Iterable[Chord], now: fl
     for chord in chords:
         lifetime = None if chord.expires is None else int(chord.expires * 1000)
         held = _made(connection, chord.group, now)
+        if held.holder == "done":
+            connection.execute(_FORGET_ADDED, (chord.group,))
         held = held._replace(size=chord.size, holder="", held_until=0, lifetime=lifetime)
         expires = _move(connection, chord.group, held, now)
         connection.execute(_BODY, (chord.group, chord.body, msgspec.json.encode(chord.members)))
@@ -67,11 +71,12 @@ def open_chords(connection: sqlite3.Connection, chords: Iterable[Chord], now: fl
             )
 
 
-def add(connection: sqlite3.Connection, group: str, now: float) -> None:
-    """One more member."""
+def add(connection: sqlite3.Connection, group: str, members: Iterable[str], now: float) -> None:
+    """More members, each once."""
     held = _made(connection, group, now)
     if held.holder != "done":
-        _move(connection, group, held._replace(more=held.more + 1), now)
+        new = sum(connection.execute(_ADD, (group, member)).rowcount for member in members)
+        _move(connection, group, held._replace(more=held.more + new), now)
 
 
 def count(connection: sqlite3.Connection, parts: Iterable[Part], now: float, hold: float) -> list[bool]:
@@ -105,7 +110,8 @@ def look(connection: sqlite3.Connection, group: str, now: float) -> Standing | N
         return None
     texts = connection.execute("SELECT body, members FROM celeriac_chord_bodies WHERE id = ?", (group,)).fetchone()
     body, names = texts or (b"", b"[]")
-    members = msgspec.json.decode(names, type=tuple[str, ...])
+    added = connection.execute("SELECT member FROM celeriac_chord_added WHERE chord = ?", (group,)).fetchall()
+    members = (*msgspec.json.decode(names, type=tuple[str, ...]), *(member for (member,) in added))
     if held.holder == "done":
         return Standing(group, 0, body, (), (), b"", members, 0.0, held.holder)
     parts = connection.execute(
@@ -216,3 +222,4 @@ def _delete(connection: sqlite3.Connection, groups: Sequence[str]) -> None:
         connection.execute("DELETE FROM celeriac_chords WHERE id = ?", (group,))
         connection.execute("DELETE FROM celeriac_chord_bodies WHERE id = ?", (group,))
         connection.execute("DELETE FROM celeriac_chord_parts WHERE chord = ?", (group,))
+        connection.execute(_FORGET_ADDED, (group,))

@@ -104,7 +104,16 @@ CREATE TABLE celeriac_chord_parts (
 ) WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _SECOND)
+# Members that were added to a chord while it was open, so that each is added once; `more` is how many.
+_THIRD = """
+CREATE TABLE celeriac_chord_added (
+    chord TEXT NOT NULL,
+    member TEXT NOT NULL,
+    PRIMARY KEY (chord, member)
+) WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _SECOND, _THIRD)
 """Script n brings a file from version n to version n + 1."""
 
 

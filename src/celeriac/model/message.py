@@ -197,7 +197,7 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     """`task id:index` of those; an index that is not known is `+inf`."""
     structure: bytes
     members: tuple[str, ...]
-    """As in Chord; empty where a Celery producer opened it."""
+    """As in Chord, and those that were added since; none of the first where a Celery producer opened it."""
     idle: float
     """Seconds since its last movement."""
     held: str

@@ -91,6 +91,8 @@ class Context:
     """The Task object that runs."""
     replaced: bool = False
     """Another task goes on under this one's id."""
+    added: int = 0
+    """How many tasks this run has added to its chord (`Task.add_to_chord`)."""
     opened: list[Chord] | None = None
     """Chords whose members are in the outbox."""
     outbox: list[Envelope] | None = None

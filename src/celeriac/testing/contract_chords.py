@@ -133,14 +133,43 @@ class ChordStoreContract:
 
     @in_loop
     async def test_members_may_be_added(self, rig: BackendRig) -> None:
-        """Each addition is one more member to wait for, also one made before the chord is opened."""
+        """Each that is added is waited for too, also one that was added before the chord is opened; it is listed behind
+        the others."""
         async with opened(rig) as backend:
-            await backend.add_to_chord("g")
+            await backend.add_to_chord("g", ["m1:0"])
             await backend.open_chords([chord(1)])
-            await backend.add_to_chord("g")
-            assert (await standing_of(backend)).size == 3
-            parts = [part(f"m{n}", n) for n in range(3)]
-            assert list(await backend.count(parts, HOLD)) == [False, False, True]
+            await backend.add_to_chord("g", ["m2:0", "m3:+inf"])
+            await backend.add_to_chord("g", [])
+            standing = await standing_of(backend)
+            assert (standing.size, standing.members[0]) == (4, "m0")
+            assert sorted(standing.members[1:]) == ["m1:0", "m2:0", "m3:+inf"]
+            parts = [part("m0"), part("m1"), part("m2"), part("m3", None)]
+            assert list(await backend.count(parts, HOLD)) == [False, False, False, True]
+
+    @in_loop
+    async def test_a_member_is_added_once(self, rig: BackendRig) -> None:
+        """Whoever adds it again, before or after it has ended, here or in another process, and whatever is opened
+        again meanwhile."""
+        async with opened(rig) as backend, opened(rig) as other:
+            await backend.add_to_chord("g", ["m1:0"])
+            await backend.open_chords([chord(1)])
+            await other.add_to_chord("g", ["m1:0", "m1:0"])
+            await backend.count([part("m1")], HOLD)
+            await backend.open_chords([chord(1)])
+            await other.add_to_chord("g", ["m1:0", "m2:0"])
+            await backend.add_to_chord("g", ["m2:0"])
+            standing = await standing_of(other)
+            assert (standing.size, sorted(standing.members)) == (3, ["m0", "m1:0", "m2:0"])
+            assert list(await other.count([part("m1"), part("m2"), part("m0")], HOLD)) == [False, False, True]
+
+    @in_loop
+    async def test_many_add_at_once(self, rig: BackendRig) -> None:
+        """Two runs of one task that add the same members at the same time add each once."""
+        async with opened(rig) as one, opened(rig) as two:
+            await one.open_chords([chord(1)])
+            adding = [(one, two)[n % 2].add_to_chord("g", [f"a{n // 2}:0", f"b{n // 4}:0"]) for n in range(40)]
+            await asyncio.gather(*adding)
+            assert (await standing_of(one)).size == 1 + 20 + 10
 
     @in_loop
     async def test_complete_exactly_once(self, rig: BackendRig) -> None:
@@ -217,16 +246,21 @@ class ChordStoreContract:
         """A chord that is done ignores late members and additions, until it is opened again: then it begins anew."""
         async with opened(rig) as backend:
             await backend.open_chords([chord(1)])
-            await backend.count([part("m0", 0)], HOLD)
+            await backend.add_to_chord("g", ["m1:0"])
+            await backend.count([part("m1", 0), part("m0", 0)], HOLD)
             await backend.fire([Fire("g", part("m0").token)], HOLD)
             assert list(await backend.count([part("m0", 0), part("m1", 1)], HOLD)) == [False, False]
-            await backend.add_to_chord("g")
+            await backend.add_to_chord("g", ["m2:0"])
             assert list(await backend.fire([Fire("g", part("m0").token)], HOLD)) == [False]
             assert await backend.standing(0, 10) == []
+            assert (await standing_of(backend)).members == ("m0", "m1:0")
             await backend.open_chords([chord(2)])
             standing = await standing_of(backend)
             assert (standing.size, standing.entries, standing.counted, standing.held) == (2, (), (), "")
-            assert list(await backend.count([part("m0", 0), part("m1", 1)], HOLD)) == [False, True]
+            assert standing.members == ("m0", "m1")
+            await backend.add_to_chord("g", ["m1:0"])
+            parts = [part("m0", 0), part("m1", 1), part("m1", 0)]
+            assert list(await backend.count(parts, HOLD)) == [False, False, True]
 
     @in_loop
     async def test_opening_twice_keeps_what_was_counted(self, rig: BackendRig) -> None:
@@ -284,7 +318,7 @@ class ChordStoreContract:
             assert [each.group for each in await backend.standing(0.0, 2)] == ["old", "half"]
             assert [each.group for each in await backend.standing(listed[2].idle + HOLD, 10)] == []
             await rig.elapse(0.5)
-            await backend.add_to_chord("old")
+            await backend.add_to_chord("old", ["m2:2"])
             await backend.hold(Fire("held", part("m0").token), HOLD)
             assert [each.group for each in await backend.standing(0.4, 10)] == ["half"]
             assert [each.group for each in await backend.standing(0.0, 1)] == ["half"]
@@ -317,14 +351,15 @@ class ChordStoreContract:
         reader = rig.reader()
         reader.open_chords([chord(2, structure=b"shape"), chord(1, group="h")])
         reader.open_chords([])
-        reader.add_to_chord("g")
+        reader.add_to_chord("g", ["a:0"])
+        reader.add_to_chord("g", ["a:0"])
         assert reader.fetch_group("g") == b"shape"
         reader.close()
 
         async def look() -> None:
             async with opened(rig) as backend:
                 standing = await standing_of(backend)
-                assert (standing.size, standing.body, standing.members) == (3, BODY, ("m0", "m1"))
+                assert (standing.size, standing.body, standing.members) == (3, BODY, ("m0", "m1", "a:0"))
                 assert (await standing_of(backend, "h")).size == 1
 
         asyncio.run(look())

@@ -264,7 +264,7 @@ class Worker:
             case Ask.CHORD_OPEN:
                 await self.backend.open_chords(msgspec.convert(args, list[Chord]))
             case Ask.CHORD_ADD:
-                await self.backend.add_to_chord(args)
+                await self.backend.add_to_chord(*args)
             case _:
                 raise ImproperlyConfigured(f"unknown request {op}")
         return None

@@ -195,6 +195,10 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "chord, options": lambda t: t.chord([t.add.s(1), t.add.s(2)], t.xsum.s()).apply_async(queue="q", priority=2),
     "chord, eta": lambda t: t.chord([t.add.s(1), t.add.s(2)], t.xsum.s()).apply_async(eta="2030-01-02T03:04:05+00:00"),
     "chord, empty": lambda t: t.chord([], t.xsum.s()).delay(),
+    "chain, run": lambda t: (t.add.s(1) | t.mul.s(4)).run((7,), {"y": 1}, queue="q", priority=3),
+    "chord, run": lambda t: t.chord([t.add.s(1)], t.mul.s(1), queue="q").run(
+        t.group([t.add.s(2), t.add.s(3)]), t.xsum.s(), (5,), priority=3, max_retries=4, interval=2
+    ),
     "chord, links": lambda t: t.chord([t.add.s(1), t.add.s(2)], t.xsum.s()).apply_async(link=t.mul.s(2)),
     "chord, chain body": lambda t: (t.group([t.add.s(1), t.add.s(2)]) | t.xsum.s() | t.mul.s(3)).delay(),
     "step and group": lambda t: (t.add.s(1) | t.group([t.add.s(2), t.add.s(3)])).delay(),

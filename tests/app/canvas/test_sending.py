@@ -39,6 +39,23 @@ def test_a_chain(t: Any, broker: Broker) -> None:
     assert chain()() is None
 
 
+def test_other_words_for_sending(t: Any, app: Celeriac, broker: Broker) -> None:
+    """`run` of a chord takes another header and body, `election` is a call."""
+    chord_of_none = chord([], None, queue="q")
+    result = chord_of_none.run(
+        group([t.add.s(1), t.add.s(2)]), t.xsum.s(), (5,), app, task_id="body", header_delay={"countdown": 60},
+        countdown=1, interval=2, max_retries=3,
+    )  # fmt: skip
+    members = [message for _, message in broker.scheduled("q")]
+    assert sorted(message.args for message in members) == [[5, 1], [5, 2]]
+    assert {message.chord["options"]["task_id"] for message in members} == {"body"} == {result.id}
+    assert {member.id for member in result.parent} == {message.id for message in members}
+    assert (chord_of_none.tasks, chord_of_none.body) == ([], None)
+    assert chain(t.add.s(1), t.mul.s(2)).run((3,), app=app).parent.id == broker.last().id
+    assert chain().run() is None
+    assert t.add.s(1, 2).set(task_id="one").election().id == broker.last().id == "one"
+
+
 def test_a_group(t: Any, broker: Broker) -> None:
     """All members at once; the result is theirs together."""
     result = group([t.add.s(1), group([t.add.s(2)]), t.mul.s(3)])(9)

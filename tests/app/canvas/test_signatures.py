@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from celeriac.app.app import Celeriac
-from celeriac.app.canvas import Signature, StampingVisitor, chain, maybe_signature, signature
+from celeriac.app.canvas import Signature, StampingVisitor, chain, group, maybe_signature, signature
 from celeriac.errors import InvalidTaskError
 from celeriac.wire import values
 from tests.app.conftest import Broker
@@ -156,6 +156,34 @@ def test_only_a_member_adds_to_its_chord(add: Any) -> None:
     """Elsewhere it is an error that says so."""
     with pytest.raises(ValueError, match="not a member of a chord"):
         add.add_to_chord(add.s(1))
+
+
+def test_what_a_run_adds_is_named_after_the_run(app: Celeriac, add: Any, broker: Broker) -> None:
+    """The same run adds the same ids, in whatever shape, and its chord waits for each once; another run of the task
+    adds others; an id that was given stays."""
+
+    def run(retries: int = 0) -> list[str]:
+        place = {"group": "g", "group_index": 3, "chord": {"task": "b"}, "root_id": "r"}
+        add.push_request(id="me", retries=retries, **place)
+        try:
+            add.add_to_chord(add.s(1, 1))
+            lazy = add.add_to_chord(add.s(1, 1) | group(add.s(2), add.s(3)), lazy=True)
+            add.add_to_chord(add.s(4, 4).set(task_id=f"own {retries}"))
+        finally:
+            add.pop_request()
+        ends = [step.options for step in lazy.tasks[-1].tasks]
+        assert lazy.tasks[-1].options["chord"] == {"task": "b"}
+        first, last = broker.messages()[-2:]
+        assert (first.chord, first.group, first.group_index, first.root_id) == ({"task": "b"}, "g", 3, "r")
+        return [first.id, *(options["task_id"] for options in ends), last.id]
+
+    one = run()
+    assert run() == one
+    assert broker.server.chords.look("g").members == tuple(f"{task_id}:3" for task_id in one)
+    other = run(retries=1)
+    assert not {*one} & {*other}
+    assert (one[-1], other[-1]) == ("own 0", "own 1")
+    assert len(broker.server.chords.look("g").members) == 8
 
 
 def test_types_of_ones_own(app: Celeriac) -> None:

@@ -15,7 +15,7 @@ import threading
 import time
 from typing import Any
 
-from celeriac import Celeriac
+from celeriac import Celeriac, group
 
 app = Celeriac("tasks")
 app.conf.update(json.loads(os.environ["FAULT_SETTINGS"]))
@@ -100,6 +100,20 @@ def twice(self: Any, number: int) -> int:
     mark("start", self.request.id)
     mark("end", self.request.id)
     return 2 * number
+
+
+@app.task(bind=True)
+def adds(self: Any, path: str) -> int:
+    """A member that adds four to its chord, in three ways; the first time it then waits for a file."""
+    mark("start", self.request.id)
+    self.add_to_chord(item.s(10))
+    self.add_to_chord(item.s(20) | twice.s(), lazy=True).delay()
+    self.add_to_chord(group(item.s(1), item.s(2)))
+    mark("added", self.request.id)
+    if not started_before(self.request.id):
+        wait_for(path)
+    mark("end", self.request.id)
+    return 100
 
 
 @app.task(bind=True)

@@ -9,6 +9,7 @@ from celeriac.app.canvas.chords import chord
 from celeriac.app.canvas.compound import Compound, is_list, signatures
 from celeriac.app.canvas.groups import group, shortened
 from celeriac.app.canvas.signatures import Signature, maybe_signature
+from celeriac.app.canvas.steps import Steps
 from celeriac.app.publish import many
 from celeriac.canvas.expand import OF_LAST
 from celeriac.model import states
@@ -78,7 +79,7 @@ class chain(Compound[Any]):
         # what is given to a chain is meant for its first step
         copy = super()._copy((), {}, options)
         more = {key: value for key, value in kwargs.items() if key != "tasks"}
-        tasks = [maybe_signature(task, clone=True) for task in self.tasks]
+        tasks = Steps.copied(self.tasks)
         if tasks and (args or more):
             tasks[0] = tasks[0].clone(args, more)
         copy["kwargs"] = {"tasks": tasks}
@@ -89,6 +90,17 @@ class chain(Compound[Any]):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """`apply_async(args, kwargs)`; None of an empty chain."""
         return self.apply_async(args, kwargs) if self.tasks else None
+
+    def run(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        app: Any = None,
+        **options: Any,
+    ) -> Any:
+        """`apply_async`, by another app where one is given."""
+        whole = self if app is None else maybe_signature(self, app, clone=True)
+        return whole.apply_async(args, kwargs, **options)
 
     def apply(
         self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
@@ -148,7 +160,9 @@ class chain(Compound[Any]):
     def __or__(self, other: Signature[S]) -> Signature[S]:  # type: ignore[override]
         if not isinstance(other, Signature):
             return NotImplemented
-        made: Signature[S] = self.of(self.unchain_tasks(), self._app).extend(other)
+        whole = self.of([], self._app)
+        whole.tasks = self.unchain_tasks() if self.options else Steps.copied(self.tasks)
+        made: Signature[S] = whole.extend(other)
         return made
 
     def extend(self, step: Signature[Any]) -> Any:

@@ -19,6 +19,8 @@ _ERRORS_STAY_OUT = (
     " task_allow_error_cb_on_chord_header is off; Celery means to turn it on, so set it to say which you want"
 )
 
+_OF_UNLOCK = frozenset({"interval", "countdown", "max_retries", "eager"})
+
 
 @Signature.register_type()
 class chord(Compound[Any]):
@@ -142,6 +144,24 @@ class chord(Compound[Any]):
         """`apply_async` for coroutines."""
         whole, kwargs = self._with_body(kwargs)
         return await Compound.aapply_async(whole, args, kwargs, route_name, **options)
+
+    def run(
+        self,
+        header: Any,
+        body: Any,
+        partial_args: Iterable[Any] = (),
+        app: Any = None,
+        kwargs: Mapping[str, Any] | None = None,
+        header_delay: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Send this header and body with the options of this chord. `partial_args`, `kwargs` and `header_delay`
+        (`countdown`, `eta`) are the header's. Nothing polls, so what says how Celery's `chord_unlock` does (`interval`,
+        `countdown`, `max_retries`, `eager`) counts for nothing."""
+        whole = maybe_signature(self.replace_body(body), app)
+        whole.tasks = maybe_signature(header, self._app) if isinstance(header, Mapping) else _header(header, self._app)
+        given = {**{key: value for key, value in options.items() if key not in _OF_UNLOCK}, **(header_delay or {})}
+        return whole.apply_async(partial_args, kwargs, **given)
 
     def apply(
         self,

@@ -164,6 +164,10 @@ class Signature(Form, Generic[R]):
         merged_args, merged_kwargs, _ = self._merge(args, kwargs, {})
         return self.type(*merged_args, **merged_kwargs)  # type: ignore[no-any-return]
 
+    def election(self) -> Any:
+        """Let one of all workers run it: what a queue does anyway, so this is `apply_async()`."""
+        return self.apply_async()
+
     def __invert__(self) -> R:
         """`~sig`: send it and wait for the result."""
         result: R = self.apply_async().get()

@@ -127,9 +127,9 @@ class RedisBackend:
         for words in openings(self.names.prefix, chords):
             await self._link.run(OPEN, (), *words)
 
-    async def add_to_chord(self, group: str) -> None:
-        """One more member of a chord."""
-        await self._link.run(ADD, (), self.names.prefix, group)
+    async def add_to_chord(self, group: str, members: Sequence[str]) -> None:
+        """More members of a chord, each once."""
+        await self._link.run(ADD, (), self.names.prefix, group, *members)
 
     async def count(self, parts: Sequence[Part], hold: float) -> Sequence[bool]:
         """Count members, each once. True: the chord is complete and held by the part's token."""

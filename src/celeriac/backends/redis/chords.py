@@ -55,11 +55,12 @@ def milliseconds(seconds: float) -> int:
 def standing(reply: Sequence[Any]) -> Standing:
     """What `look` in chord.lua says of a chord."""
     group, holder = reply[0].decode(), reply[1].decode()
-    size, body, text = reply[2:5]
+    size, body, text, added = reply[2:6]
     members = msgspec.json.decode(text, type=tuple[str, ...]) if text else ()
+    members = (*members, *(each.decode() for each in added))
     if holder == "done":
         return Standing(group, 0, body, (), (), b"", members, 0.0, holder)
-    structure, idle, entries, counted = reply[5:]
+    structure, idle, entries, counted = reply[6:]
     return Standing(
         group, int(size), body, tuple(entries), tuple(sorted(each.decode() for each in counted)), structure, members,
         max(0.0, float(idle)), holder,

@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 class RedisReader:
     """See `ports.Reader`. Connects on first use. A broken connection is made anew once: what it does may be done
-    twice, but for `add_to_chord`."""
+    twice."""
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         """Raises ImproperlyConfigured for a URL or an option that can't be used, and when hiredis is missing."""
@@ -116,10 +116,10 @@ class RedisReader:
         for words in openings(self.names.prefix, chords):
             self._twice(lambda connection, deadline, words=words: connection.run(OPEN, (), words, deadline))  # type: ignore[misc]
 
-    def add_to_chord(self, group: str) -> None:
-        """One more member of a chord. The only thing here that is never done twice."""
-        deadline = time.monotonic() + self.server.timeout
-        self._connections.get(deadline).run(ADD, (), (self.names.prefix, group), deadline)
+    def add_to_chord(self, group: str, members: Sequence[str]) -> None:
+        """More members of a chord, each once."""
+        words = (self.names.prefix, group, *members)
+        self._twice(lambda connection, deadline: connection.run(ADD, (), words, deadline))
 
     @contextmanager
     def watch(self, ids: Sequence[str], timeout: float | None) -> Iterator[Iterator[tuple[str, bytes]]]:

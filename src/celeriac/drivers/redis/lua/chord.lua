@@ -1,8 +1,9 @@
 -- Chords, in the database that is selected: Celery's keys, with the meaning that its workers give them, and what only we
 -- keep. Others, Celery's workers too, may count members of the same chord and carry it on: whoever holds `.c` does.
 --   celery-taskset-meta-<group>   .j entries (zset: place in the header; or a list)  .d members that were counted  .s size
---                                 .t members added later  .c who holds it, then 'done'  and, bare, the structure
---   celeriac:1:chord:<group>      hash: body, members, size, expires      celeriac:1:chords   zset: when each moved last
+--                                 .t how many were added later  .c who holds it, then 'done'  and, bare, the structure
+--   celeriac:1:chord:<group>      hash: body, members, size, expires, and `+` before each member that was added later
+--   celeriac:1:chords             zset: when each moved last
 -- `now` is the server's clock. What `wrong` has let pass can be carried out: nothing ends in the middle.
 local function chords(prefix, now)
   local call, try = redis.call, redis.pcall
@@ -88,22 +89,33 @@ local function chords(prefix, now)
     return found
   end
 
+  local function added(k)
+    local found = {}
+    for _, field in ipairs(call('HKEYS', k.own)) do
+      if field:byte(1) == 43 then found[#found + 1] = field:sub(2) end
+    end
+    return found
+  end
+
   function self.open(group, size, body, members, structure, expires)
     local k = keys(group)
     touched[group], state[group] = nil, nil
     call('DEL', k.holder)
     call('SET', k.size, size)
     if structure ~= '' then call('SET', k.structure, structure) end
-    call('HDEL', k.own, 'done')
+    if call('HDEL', k.own, 'done') == 1 then
+      for _, member in ipairs(added(k)) do call('HDEL', k.own, '+' .. member) end
+    end
     call('HSET', k.own, 'body', body, 'members', members, 'size', size, 'expires', expires)
     moved(group, k)
   end
 
-  function self.add(group)
+  -- A member, `task id:index`, that is waited for too: once, whoever adds it again.
+  function self.add(group, member)
     local k = keys(group)
-    if call('GET', k.holder) == 'done' then return end
+    if call('GET', k.holder) == 'done' or call('HEXISTS', k.own, 'done') == 1 then return end
     state[group] = nil
-    call('INCR', k.more)
+    if call('HSETNX', k.own, '+' .. member, '') == 1 then call('INCR', k.more) end
     moved(group, k)
   end
 
@@ -113,19 +125,22 @@ local function chords(prefix, now)
     local now_is = stands(group, k)
     if now_is.holder == 'done' then return false end
     if call('SISMEMBER', k.seen, member) == 0 then
+      local new = 1
       if now_is.kind == 'list' or now_is.kind == 'none' and ordered ~= '1' then
         now_is.kind = 'list'
         call('RPUSH', k.entries, entry)
       else
         now_is.kind = 'zset'
         -- One task with one result at two places of a header: JSON does not mind a space, and so they are two.
-        while call('ZADD', k.entries, 'NX', index, entry) == 0 and entry:byte(1) == 91
-          and tonumber(call('ZSCORE', k.entries, entry)) ~= tonumber(index) do
+        -- At the same place it is one that a peer before 5.7 has counted, which writes no `.d`.
+        new = call('ZADD', k.entries, 'NX', index, entry)
+        while new == 0 and entry:byte(1) == 91 and tonumber(call('ZSCORE', k.entries, entry)) ~= tonumber(index) do
           entry = entry .. ' '
+          new = call('ZADD', k.entries, 'NX', index, entry)
         end
       end
       call('SADD', k.seen, member)
-      now_is.counted = now_is.counted + 1
+      now_is.counted = now_is.counted + new
     end
     if body ~= '' and not now_is.bodied then
       now_is.bodied = true
@@ -166,14 +181,14 @@ local function chords(prefix, now)
     call('SET', k.holder, 'done', 'EX', seconds)
   end
 
-  -- { group, holder, size, body, members, structure, idle, entries, counted }; { group, 'done', 0, body, members };
+  -- { group, holder, size, body, members, added, structure, idle, entries, counted }; of one that is done the first six;
   -- false: there is none.
   -- A peer that ended it before 5.7 has deleted at least the size.
   function self.look(group)
     local k = keys(group)
     local holder = call('GET', k.holder)
     local own = call('HMGET', k.own, 'body', 'members', 'size', 'done')
-    if holder == 'done' or own[4] then return { group, 'done', 0, own[1] or '', own[2] or '' } end
+    if holder == 'done' or own[4] then return { group, 'done', 0, own[1] or '', own[2] or '', added(k) } end
     local size = call('GET', k.size)
     local kind = call('TYPE', k.entries).ok
     if not size and (own[3] or kind == 'none' and call('EXISTS', k.more) == 0) then return false end
@@ -181,7 +196,7 @@ local function chords(prefix, now)
     local since = call('ZSCORE', movements, group)
     return {
       group, holder or '', size and size + (call('GET', k.more) or 0) or 0, own[1] or '', own[2] or '',
-      type(structure) == 'string' and structure or '', tostring(since and now - since or 0),
+      added(k), type(structure) == 'string' and structure or '', tostring(since and now - since or 0),
       call(kind == 'list' and 'LRANGE' or 'ZRANGE', k.entries, 0, -1), call('SMEMBERS', k.seen),
     }
   end
