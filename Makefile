@@ -54,7 +54,7 @@ $(VENV)/.installed: $(VENV)/.made pyproject.toml
 
 $(VENV)/.developed: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --editable ".[redis,yaml,zstd,brotli,uvloop]" --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[redis,postgres,yaml,zstd,brotli,uvloop]" --group dev
 	@touch $@
 
 # Real Celery, to stand on the other side of the tests, and dramatiq, to be measured beside. Never in the same Python.

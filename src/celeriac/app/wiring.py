@@ -38,11 +38,13 @@ class Wire(NamedTuple):
 
 _REDIS = Wire("celeriac.brokers.redis", "celeriac.backends.redis", "Redis", peers=True)
 _SQLITE = Wire("celeriac.brokers.sqlite", "celeriac.backends.sqlite", "Sqlite", peers=False)
+_POSTGRES = Wire("celeriac.brokers.postgres", "celeriac.backends.postgres", "Postgres", peers=False)
 _MEMORY = Wire("celeriac.brokers.memory", "celeriac.backends.memory", "Memory", peers=False)
 
 WIRES: Mapping[str, Wire] = {
     "redis": _REDIS, "rediss": _REDIS, "redis+socket": _REDIS, "unix": _REDIS, "valkey": _REDIS, "valkeys": _REDIS,
     "sqlite": _SQLITE,
+    "postgresql": _POSTGRES, "postgres": _POSTGRES, "postgresql+psycopg": _POSTGRES,
     "memory": _MEMORY, "cache+memory": _MEMORY, "memory+cache": _MEMORY,
 }  # fmt: skip
 """URL scheme -> kind of server."""
@@ -51,7 +53,7 @@ LATER = {
     "amqp": "RabbitMQ", "amqps": "RabbitMQ", "pyamqp": "RabbitMQ", "librabbitmq": "RabbitMQ", "sqs": "SQS",
     "sentinel": "Redis Sentinel", "kafka": "Kafka", "confluentkafka": "Kafka", "rpc": "the RPC backend",
     "db": "SQLAlchemy", "database": "SQLAlchemy", "sqla": "SQLAlchemy", "sqlalchemy": "SQLAlchemy",
-    "postgres": "PostgreSQL", "postgresql": "PostgreSQL", "mongodb": "MongoDB", "cache": "memcached",
+    "mongodb": "MongoDB", "cache": "memcached",
     "filesystem": "the file transport", "file": "the file backend",
 }  # fmt: skip
 """What Celery knows and this version does not, by scheme."""
@@ -83,7 +85,7 @@ def find_wire(url: str, setting: str) -> Wire:
     wire = WIRES.get(scheme)
     if wire is not None and (wire.broker if setting == "broker_url" else wire.backend):
         return wire
-    known = "redis://, rediss://, redis+socket://, sqlite:// or memory://"
+    known = "redis://, rediss://, redis+socket://, postgresql://, sqlite:// or memory://"
     later = LATER.get(scheme) or LATER.get(scheme.partition("+")[0])
     if later:
         raise ImproperlyConfigured(f"{setting}: {later} ({scheme}://) is not supported in this version; use {known}")
