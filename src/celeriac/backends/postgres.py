@@ -159,14 +159,17 @@ class PostgresBackend:
             wanted &= told
         if not wanted:
             return
-        stamps: Stamps = dict(await self._run(calls.stamps(wanted)))
-        news = [(watch, _news(watch.ids, stamps, watch.seen)) for watch in watches]
-        names = {name for _, found in news for name in found}
-        documents = await self.fetch(sorted(names)) if names else {}
-        for watch, found in news:
-            for name in found:
-                if name in documents:
-                    watch.changes.put_nowait((name, documents[name]))
+        # what one of them has not seen yet is not known
+        known = {name: "" for name in wanted}
+        for name in wanted:
+            stamps = {watch.seen.get(name, "") for watch in watches if name in watch.ids}
+            if len(stamps) == 1:
+                known[name] = stamps.pop()
+        for name, stamp, document in await self._run(calls.news(known)):
+            for watch in watches:
+                if name in watch.ids and watch.seen.get(name) != stamp:
+                    watch.seen[name] = stamp
+                    watch.changes.put_nowait((name, document))
 
     async def _stop_looking(self) -> None:
         looking, self._looking = self._looking, None
@@ -246,7 +249,7 @@ class _Watch:
     """One watch: its ids, and what it has seen of them."""
 
     def __init__(self, ids: Sequence[str]) -> None:
-        self.ids = tuple(ids)
+        self.ids = frozenset(ids)
         self.changes: asyncio.Queue[tuple[str, bytes] | Exception] = asyncio.Queue()
         self.seen: Stamps = {}
 
@@ -257,13 +260,6 @@ class _Watch:
             if isinstance(change, Exception):
                 raise change
             yield change
-
-
-def _news(ids: Sequence[str], stamps: Mapping[str, str], seen: Stamps) -> list[str]:
-    news = [name for name in ids if name in stamps and seen.get(name) != stamps[name]]
-    for name in news:
-        seen[name] = stamps[name]
-    return news
 
 
 class PostgresReader:
@@ -330,12 +326,10 @@ class PostgresReader:
             if ear is not None:
                 new = ear.listen() or new
             if wanted:
-                stamps = dict(self._run(calls.stamps(wanted)))
-                news = _news(wanted, stamps, seen)
-                documents = self.fetch(news)
-                for name in news:
-                    if name in documents:
-                        yield name, documents[name]
+                rows = self._run(calls.news({name: seen.get(name, "") for name in wanted}))
+                for name, stamp, document in rows:
+                    seen[name] = stamp
+                    yield name, document
             pause = _LOOK_OFTEN if ear is None or ear.deaf else _LOOK_SOON if new else _LOOK_SECONDS
             if deadline is not None:
                 pause = min(pause, deadline - time.monotonic())

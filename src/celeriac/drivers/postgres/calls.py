@@ -137,16 +137,19 @@ def fetch(ids: Iterable[str]) -> Call:
     return Call(f"SELECT id, document FROM celeriac_results WHERE id = ANY ($1) AND {_LIVE}", (_names(ids),))
 
 
-def stamps(ids: Iterable[str]) -> Call:
-    """Rows of id and what differs after each change of its document."""
+def news(known: Mapping[str, str]) -> Call:
+    """Rows of id, stamp and document of those ids whose document has changed since its stamp (empty: none is known)."""
+    names = [name for name in known if _is_text(name)]
     return Call(
-        f"SELECT id, xmin::text || ctid::text FROM celeriac_results WHERE id = ANY ($1) AND {_LIVE}", (_names(ids),)
+        f"""SELECT r.id, r.xmin::text || r.ctid::text, r.document FROM unnest($1, $2) AS u (id, stamp)
+            JOIN celeriac_results AS r ON r.id = u.id WHERE r.xmin::text || r.ctid::text <> u.stamp AND {_LIVE}""",
+        (Texts(names), Texts([known[name] for name in names])),
     )
 
 
 def _names(ids: Iterable[str]) -> Texts:
     """Ids to look for; what can't be an id here is not there."""
-    return Texts([name for name in ids if name.isascii() and "\x00" not in name or _is_text(name)])
+    return Texts([name for name in ids if _is_text(name)])
 
 
 def _is_text(name: str) -> bool:

@@ -22,6 +22,13 @@ _OWN_NAME = re.compile(r"\bceleriac_(?=[a-z0-9])")
 OLDEST_SERVER = 130000
 known: set[Site] = set()
 """Databases whose layout was looked at by this process."""
+_FOUND = """
+SELECT current_setting('server_version_num')::integer, EXISTS (
+    SELECT 1 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relname = 'celeriac_layout' AND n.nspname = ANY (CASE WHEN $1::name IS NULL THEN current_schemas(false) ELSE ARRAY[$1::name] END)
+), current_schema()::text
+"""
+"""Not to_regclass: after the wait for the lock it may answer from a cache."""
 _LOCK = "SELECT pg_advisory_xact_lock(1667591269, 0)"
 
 
@@ -67,13 +74,10 @@ def migrating(site: Site) -> Generator[Step, list[tuple[Any, ...]], int]:
 
 def checking(site: Site) -> Generator[Step, list[tuple[Any, ...]], int]:
     """Find the layout's version; 0: there is none. Raises LayoutTooNew, ImproperlyConfigured."""
-    [(server, found, schema)] = yield Step(
-        "SELECT current_setting('server_version_num')::integer, to_regclass($1::text)::text, current_schema()::text",
-        (f"{site.prefix}celeriac_layout",),
-    )
+    [(server, found, schema)] = yield Step(_FOUND, (site.schema or None,))
     if server < OLDEST_SERVER:
         raise ImproperlyConfigured(f"{site.shown} is PostgreSQL {server // 10000}: at least 13 is needed")
-    if found is None:
+    if not found:
         if not site.schema and not schema:
             raise ImproperlyConfigured(f"{site.shown}: the user's search path names no schema: add ?schema=... to the URL")
         return 0
