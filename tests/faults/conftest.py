@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.faults.kit import Site, environment_seed
-from tests.servers import RedisServer, redis_server
+from tests.servers import PostgresServer, RedisServer, redis_server
 
 SHORT_SEED = 20261124
 _figures: list[tuple[str, dict[str, Any]]] = []
@@ -79,9 +79,19 @@ def redis() -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL of the test's own."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "redis", "postgres"])
 def broker(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty broker: each kind in turn."""
+    if request.param == "postgres":
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        return server.database()
     if request.param == "redis":
         url: str = request.getfixturevalue("redis").url
         return url

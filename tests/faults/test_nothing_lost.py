@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from celeriac.errors import OperationalError
@@ -284,6 +285,16 @@ def _ends_after(site: Site, moment: float) -> list[float]:
 def _refuse(site: Site, task_id: str) -> None:
     """Make the database refuse the result of one task."""
     site.app.AsyncResult(task_id).state  # noqa: B018  the tables are there now
+    if site.broker_url.startswith("postgresql"):
+        with psycopg.connect(site.broker_url, autocommit=True) as link:
+            statement: Any = (
+                f"""CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                        IF NEW.id = '{task_id}' THEN RAISE EXCEPTION 'broken by the test'; END IF;
+                        RETURN NEW; END $$;
+                    CREATE TRIGGER broken BEFORE INSERT ON celeriac_results FOR EACH ROW EXECUTE FUNCTION refuse()"""
+            )
+            link.execute(statement)
+        return
     with contextlib.closing(sqlite3.connect(site.broker_url.removeprefix("sqlite:///"))) as database:
         database.execute(
             "CREATE TRIGGER broken BEFORE INSERT ON celeriac_results WHEN NEW.id = "

@@ -126,6 +126,7 @@ class Wiring:
         self._reader_made = False
         self._link: Any = None
         self._parent: tuple[Any, Any, Any] | None = None
+        self._identity: int | None = None
         self._here: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, tuple[Any, Any]]]
         self._here = weakref.WeakKeyDictionary()
 
@@ -217,7 +218,43 @@ class Wiring:
             return made(server, self.broker_options()) if kind == "Broker" else made(server)
         return made(url, self.broker_options() if of_broker else self.backend_options())
 
+    def within(self, connection: Any) -> Any:
+        """A sender over a connection of the user's, for its transaction."""
+        module = import_module("celeriac.drivers.postgres.within")
+        parse = import_module("celeriac.drivers.postgres.site").parse
+        url = self.broker_url
+        if WIRES.get(scheme_of(url)) is _POSTGRES:
+            return module.Within(connection, parse(url, self.broker_options()), self._broker_identity())
+        if not self._conf["outbox_url"]:
+            raise ImproperlyConfigured(
+                "the broker is no PostgreSQL database: set outbox_url to the database of this connection, so that "
+                "workers send from there what transactions leave"
+            )
+        return module.Within(connection, parse(self._conf["outbox_url"]), None)
+
+    def _broker_identity(self) -> int:
+        with self._lock:
+            identity = self._identity
+            if identity is None:
+                # of its own: in a child the sender is the parent's
+                sender: Any = self._make_sender()
+                identity = self._identity = int(sender.identity())
+                sender.close()
+            return identity
+
     # Async side
+
+    def make_relay(self) -> Any:
+        """What sends from the outbox; None where there is none."""
+        url = self._conf["outbox_url"]
+        return _adapter(_POSTGRES.broker, "PostgresRelay")(url, {}) if url else None
+
+    def migrate(self, urls: Sequence[str], grant: str = "") -> list[str]:
+        """Bring databases up to date; without `urls` those of the settings. Returns a line for each."""
+        named = [self.broker_url, self.broker_read_url, self.backend_url or "", self._conf["outbox_url"] or ""]
+        wanted = urls or [url for url in dict.fromkeys(named) if WIRES.get(scheme_of(url)) is _POSTGRES]
+        migrate = _adapter("celeriac.drivers.postgres.migrate", "migrate") if wanted else None
+        return [migrate(url, {}, grant) for url in wanted] if migrate is not None else []
 
     def make_broker(self) -> Broker:
         """A new asynchronous adapter of the broker. Whoever takes it closes it."""
@@ -302,7 +339,7 @@ class Wiring:
         """Close what is open on the sync side; the next use makes it anew, from the settings as they are then."""
         with self._lock:
             sender, reader = self._sender, self._reader
-            self._sender = self._reader = None
+            self._sender = self._reader = self._identity = None
             self._reader_made = False
             if self._parent is None:
                 for adapter in (sender, reader):

@@ -28,7 +28,6 @@ _WAITS = """
 INSERT INTO celeriac_waiting VALUES ($1::text, 'r', '{}', celeriac_1_now() + $2::bigint)
 ON CONFLICT (name) DO UPDATE SET until = excluded.until
 """
-_IDENTITY = "SELECT value, current_database(), pg_postmaster_start_time()::text FROM celeriac_state WHERE name = 'identity'"
 _LOOK_SECONDS = 2.0
 """How often who waits looks by itself where notifications come through."""
 _LOOK_SOON = 0.05
@@ -70,7 +69,7 @@ class PostgresBackend:
 
     async def identity(self) -> tuple[object, ...]:
         """What no other database has."""
-        return (await self._lines.side.run(_IDENTITY))[0]
+        return (await self._lines.side.run(calls.IDENTITY))[0]
 
     async def store(self, stores: Sequence[Store], deadline: float | None = None) -> Sequence[Verdict]:
         """Store documents, each by itself; after `deadline` none."""
@@ -203,9 +202,9 @@ class PostgresBackend:
         if chords:
             await self._run(calls.open_chords(chords))
 
-    async def add_to_chord(self, group: str) -> None:
-        """One more member of a chord."""
-        await self._run(calls.add_to_chord(group))
+    async def add_to_chord(self, group: str, members: Sequence[str]) -> None:
+        """More members of a chord, each once."""
+        await self._run(calls.add_to_chord(group, members))
 
     async def count(self, parts: Sequence[Part], hold: float) -> Sequence[bool]:
         """Count members, each once. True: the chord is complete and held by the part's token."""
@@ -388,9 +387,9 @@ class PostgresReader:
         if chords:
             self._run(calls.open_chords(chords))
 
-    def add_to_chord(self, group: str) -> None:
-        """One more member of a chord."""
-        self._run(calls.add_to_chord(group))
+    def add_to_chord(self, group: str, members: Sequence[str]) -> None:
+        """More members of a chord, each once."""
+        self._run(calls.add_to_chord(group, members))
 
     def close(self) -> None:
         """Close the connections. The next use opens them again."""

@@ -2,6 +2,7 @@
 
 from celeriac.brokers.postgres.broker import PostgresBroker
 from celeriac.brokers.postgres.consumer import PostgresConsumer
+from celeriac.brokers.postgres.relay import PostgresRelay
 from celeriac.brokers.postgres.sender import PostgresSender
 
-__all__ = ["PostgresBroker", "PostgresConsumer", "PostgresSender"]
+__all__ = ["PostgresBroker", "PostgresConsumer", "PostgresRelay", "PostgresSender"]

@@ -23,7 +23,6 @@ from celeriac.errors import CeleryError, EncodeError
 from celeriac.model.message import Counts, Envelope, Page
 from celeriac.ports import Capabilities, Place, ResultBackend
 
-IDENTITY = "SELECT value, current_database(), pg_postmaster_start_time()::text FROM celeriac_state WHERE name = 'identity'"
 _NOTICE = "celeriac_notices"
 _NOTICES = """
 SELECT id, exchange, routing_key, payload FROM celeriac_notices WHERE id > $1::bigint AND NOT id = ANY ($2) ORDER BY id
@@ -122,7 +121,7 @@ class PostgresBroker:
         identity = getattr(backend, "identity", None)
         if identity is None or not isinstance(getattr(backend, "site", None), Site):
             return False
-        return bool(await identity() == (await self._side.run(IDENTITY))[0])
+        return bool(await identity() == (await self._side.run(calls.IDENTITY))[0])
 
     async def browse(self, where: Place, queue: str, limit: int, cursor: str = "") -> Page:
         """A page of what lies there, in order."""
@@ -190,8 +189,8 @@ class PostgresBroker:
         try:
             await lines.hear(hear, (_NOTICE,))
             [(last, known)] = await lines.side.run(
-                f"""SELECT coalesce(max(id), 0), coalesce(array_agg(id) FILTER (
-                        WHERE id > (SELECT max(id) FROM celeriac_notices) - {_OVERLAP}), '{{}}') FROM celeriac_notices"""
+                f"""SELECT coalesce(max(id), 0), coalesce(array_agg(id), '{{}}') FROM celeriac_notices
+                    WHERE id >= (SELECT max(id) FROM celeriac_notices) - {_OVERLAP}"""
             )
             yield self._heard(lines, rung, exchange, pattern, last, set(known))
         finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any
@@ -20,14 +19,13 @@ from celeriac.drivers.alarm import Alarm
 from celeriac.drivers.chords import hold_seconds
 from celeriac.drivers.postgres import calls
 from celeriac.drivers.postgres.arrays import Byteas, Int4s, Int8s, Texts
-from celeriac.drivers.postgres.failures import AGAIN, is_about_values, reason_of
+from celeriac.drivers.postgres.failures import is_about_values, is_in_the_way, reason_of
 from celeriac.drivers.postgres.line import Line, Rows
 from celeriac.drivers.postgres.lines import Lines
 from celeriac.errors import OperationalError
 from celeriac.model.message import (
     DONE,
     LOST,
-    Ack,
     Completion,
     Dead,
     Delivery,
@@ -79,6 +77,8 @@ class PostgresConsumer:
         self._hold = hold_seconds(lease)
         self._name(queues)
         self._rung = Alarm()
+        self._claim = 0
+        self._asked_queues: tuple[str, ...] = ()
         self._armed = False
         """We had said that we wait before the last look: what came since then has rung."""
         self._looks = 0
@@ -169,7 +169,7 @@ class PostgresConsumer:
                     rest, kept = await self._chords(run, left, told)
                     rows: Rows = await run(CYCLE, self._asked(want, columns(rest, kept), durable=True))
             except OperationalError as error:
-                if not isinstance(error.__cause__, AGAIN) or tries == 1:
+                if not is_in_the_way(error.__cause__) or tries == 1:
                     raise
             else:
                 verdicts[:] = told
@@ -222,7 +222,7 @@ class PostgresConsumer:
         return self._turn(rows, [Verdict(False, error=reason)], want)
 
     def _asked(self, want: Demand, finished: tuple[Any, ...], *, durable: bool) -> tuple[Any, ...]:
-        queues = self._queues
+        queues: tuple[str, ...] = self._queues
         if len(queues) > 1:
             first = self._turns % len(queues)
             self._turns += 1

@@ -7,7 +7,7 @@ from typing import Any
 
 from celeriac.brokers.losses import begin_anew
 from celeriac.brokers.postgres.sweeping import REPLIES
-from celeriac.drivers.postgres.arrays import Byteas, Int8s, Texts
+from celeriac.drivers.postgres.arrays import Byteas, Int8s
 from celeriac.drivers.postgres.line import Line
 from celeriac.drivers.postgres.lines import LONG
 from celeriac.model.message import Counts, Item, Page
@@ -123,8 +123,8 @@ async def restore(line: Line, where: Place, queue: str, ids: Sequence[str]) -> i
             rows = await run("SELECT id, blob FROM celeriac_messages WHERE id = ANY ($1)", (Int8s(numbers),))
             fresh = [(number, begin_anew(blob)) for number, blob in rows]
             await run(
-                """UPDATE celeriac_messages AS m SET blob = u.blob FROM unnest($1::bigint[], $2::bytea[]) AS u (id, blob)
-                   WHERE m.id = u.id AND m.blob <> u.blob""",
+                """UPDATE celeriac_messages AS m SET blob = u.blob
+                   FROM unnest($1::bigint[], $2::bytea[]) AS u (id, blob) WHERE m.id = u.id AND m.blob <> u.blob""",
                 (Int8s([number for number, _ in fresh]), Byteas([blob for _, blob in fresh])),
             )
         await run(_APPEND, (Int8s(numbers),))
@@ -182,7 +182,3 @@ async def cancelled(line: Line) -> tuple[int, frozenset[str]]:
     )
     return int(version), frozenset(name.decode("utf-8", "surrogatepass") for name in ids)
 
-
-async def append_queue_names(line: Line, names: Sequence[str]) -> None:
-    """Remember the names of queues."""
-    await line.run("INSERT INTO celeriac_queues SELECT unnest($1::text[]) ON CONFLICT DO NOTHING", (Texts(names),))

@@ -7,6 +7,7 @@ from typing import Any
 
 from celeriac.drivers.postgres import calls
 from celeriac.drivers.postgres.arrays import Byteas, Int4s, Int8s, Texts
+from celeriac.drivers.postgres.instants import micros
 from celeriac.model.message import (
     Ack,
     Completion,
@@ -102,7 +103,7 @@ def _settled(settlement: Settlement) -> Settled:
         case Requeue(blob=blob):
             return 2, None, None, blob
         case Delay(until=until, blob=blob):
-            return 3, calls.micros(until), None, blob
+            return 3, micros(until), None, blob
         case Park(key=key):
             return 4, None, key, None
         case Dead(reason=reason):

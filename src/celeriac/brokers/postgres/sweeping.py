@@ -44,6 +44,8 @@ WITH gone AS (
     DELETE FROM celeriac_chord_bodies WHERE id IN (SELECT id FROM gone)
 ), parts AS (
     DELETE FROM celeriac_chord_parts WHERE chord IN (SELECT id FROM gone)
+), added AS (
+    DELETE FROM celeriac_chord_added WHERE chord IN (SELECT id FROM gone)
 )
 SELECT 1 FROM gone
 """

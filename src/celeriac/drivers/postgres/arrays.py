@@ -8,9 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from struct import Struct
 
-from psycopg.adapt import Dumper
-from psycopg.pq import Format
-
 _HEAD = Struct("!iiIii").pack
 _EMPTY = Struct("!iiI").pack
 _LENGTH = Struct("!i").pack
@@ -86,35 +83,5 @@ def _items(values: Iterable[bytes | None]) -> list[bytes]:
     return items
 
 
-class _Dumper(Dumper):
-    format = Format.BINARY
-
-    def dump(self, obj: Packed) -> bytes:
-        return obj.data
-
-
-class _Int8sDumper(_Dumper):
-    oid = 1016
-
-
-class _Int4sDumper(_Dumper):
-    oid = 1007
-
-
-class _Float8sDumper(_Dumper):
-    oid = 1022
-
-
-class _ByteasDumper(_Dumper):
-    oid = 1001
-
-
-class _TextsDumper(_Dumper):
-    oid = 1009
-
-
-DUMPERS: tuple[tuple[type[Packed], type[Dumper]], ...] = (
-    (Int8s, _Int8sDumper), (Int4s, _Int4sDumper), (Float8s, _Float8sDumper), (Byteas, _ByteasDumper),
-    (Texts, _TextsDumper),
-)  # fmt: skip
-"""To be registered at each connection."""
+OIDS: dict[type[Packed], int] = {Int8s: 1016, Int4s: 1007, Float8s: 1022, Byteas: 1001, Texts: 1009}
+"""The types by which the server knows them."""

@@ -6,64 +6,28 @@ For one thread or greenlet at a time; whoever shares it holds a lock.
 from __future__ import annotations
 
 import os
-import select
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-import psycopg
-from psycopg import Connection, RawCursor, errors
-from psycopg.waiting import Ready
-
 from celeriac.drivers.postgres import layout
-from celeriac.drivers.postgres.arrays import DUMPERS
-from celeriac.drivers.postgres.failures import AGAIN, is_about_values, refused, translated
+from celeriac.drivers.postgres.driver import Late, driver, ready
+from celeriac.drivers.postgres.failures import (
+    MISSING,
+    code_of,
+    is_about_values,
+    is_in_the_way,
+    lacks_rights,
+    refused,
+    translated,
+)
 from celeriac.drivers.postgres.layout import worded
 from celeriac.drivers.postgres.line import ISOLATION, PROBE, Rows, is_pooled
 from celeriac.drivers.postgres.site import Site
-from celeriac.errors import ImproperlyConfigured, OperationalError
+from celeriac.errors import OperationalError
 
 _TRIES = 5
-
-
-class _Late(Exception):
-    """The deadline has passed."""
-
-
-class _Connection(Connection[Any]):
-    deadline = 0.0
-    """Monotonic seconds."""
-
-    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
-        """As psycopg's, with our deadline, without asking the server to cancel."""
-        try:
-            want = next(gen)
-            while True:
-                ready = _ready(self.pgconn.socket, want, self.deadline - time.monotonic())
-                if not ready:
-                    raise _Late
-                want = gen.send(Ready(ready))
-        except StopIteration as end:
-            return end.value
-
-
-def _ready(socket: int, want: int, seconds: float) -> int:
-    """What a socket is ready for (1 to read, 2 to write) within so many seconds; 0: nothing."""
-    seconds = max(seconds, 0.0)
-    if hasattr(select, "poll"):
-        poll = select.poll()
-        poll.register(socket, (select.POLLIN if want & 1 else 0) | (select.POLLOUT if want & 2 else 0))
-        found = poll.poll(seconds * 1000)
-        if not found:
-            return 0
-        events = found[0][1]
-        broken = events & (select.POLLERR | select.POLLHUP | select.POLLNVAL)
-        return (1 if events & select.POLLIN or broken else 0) | (2 if events & select.POLLOUT else 0)
-    readable, writable, _ = select.select(
-        [socket] if want & 1 else [], [socket] if want & 2 else [], [], seconds
-    )  # eventlet takes poll away
-    return (1 if readable else 0) | (2 if writable else 0)
 
 
 class Blocking:
@@ -72,9 +36,9 @@ class Blocking:
     def __init__(self, site: Site) -> None:
         self.site = site
         self.pooled = False
-        self._connection: _Connection | None = None
+        self._connection: Any = None
         self._pid = 0
-        self._listening: _Connection | None = None
+        self._listening: Any = None
         self._heard: list[tuple[str, str]] = []
 
     def run(self, statement: str, parameters: Sequence[Any] = (), timeout: float | None = None) -> Rows:
@@ -89,17 +53,17 @@ class Blocking:
             while True:
                 try:
                     return self._execute(connection, worded(statement, self.site), parameters)
-                except AGAIN:
+                except driver().Error as error:
                     tries -= 1
-                    if not tries:
+                    if not tries or not is_in_the_way(error):
                         raise
-        except _Late:
+        except Late:
             self.close()
             raise OperationalError(f"{self.site.shown} did not answer within {seconds:g} s") from None
-        except psycopg.Error as error:
+        except driver().Error as error:
             if connection.closed:
                 self.close()
-            if isinstance(error, errors.UndefinedFunction | errors.UndefinedTable):
+            if code_of(error) in MISSING:
                 layout.known.discard(self.site)
             raise translated(error, self.site) from error
         except BaseException as error:
@@ -121,11 +85,11 @@ class Blocking:
         """`listen` was called on the connection that stands."""
         return self._connection is not None and self._listening is self._connection
 
-    def _execute(self, connection: _Connection, statement: str, parameters: Sequence[Any]) -> Rows:
+    def _execute(self, connection: Any, statement: str, parameters: Sequence[Any]) -> Rows:
         cursor = connection.execute(statement, parameters or None, binary=bool(parameters))
         return cursor.fetchall() if cursor.description is not None else []
 
-    def _ready_connection(self, deadline: float) -> _Connection:
+    def _ready_connection(self, deadline: float) -> Any:
         connection = self._connection
         if connection is not None and self._pid != os.getpid():
             connection = self._connection = None  # the parent's: psycopg leaves its socket alone
@@ -134,31 +98,30 @@ class Blocking:
             connection = None
         return self._open(deadline) if connection is None else connection
 
-    def _open(self, deadline: float) -> _Connection:
+    def _open(self, deadline: float) -> Any:
         site = self.site
         left = min(site.connect_timeout, max(0.0, deadline - time.monotonic()))
         try:
             # libpq counts in whole seconds, at least two: a shorter deadline is kept a little late
-            made = _Connection.connect(
-                site.conninfo, autocommit=True, cursor_factory=RawCursor, connect_timeout=max(2, round(left))
+            made = driver().Connection.connect(
+                site.conninfo, autocommit=True, cursor_factory=driver().RawCursor, connect_timeout=max(2, round(left))
             )
-        except psycopg.Error as error:
+        except driver().Error as error:
             raise refused(error, site) from None
         try:
             made.deadline = time.monotonic() + site.timeout
             self._set_up(made)
         except BaseException as error:
             made.pgconn.finish()
-            if isinstance(error, _Late):
+            if isinstance(error, Late):
                 raise OperationalError(f"{site.shown} did not answer within {site.timeout:g} s") from None
-            raise translated(error, site) if isinstance(error, psycopg.Error) else error from None
+            raise translated(error, site) if isinstance(error, Exception) else error from None
         self._connection, self._pid = made, os.getpid()
         return made
 
-    def _set_up(self, made: _Connection) -> None:
+    def _set_up(self, made: Any) -> None:
         site = self.site
-        for kind, dumper in DUMPERS:
-            made.adapters.register_dumper(kind, dumper)
+        driver().adapt(made)
         made.prepare_threshold = None
         made.add_notify_handler(lambda notify: self._heard.append((notify.channel, notify.payload)))
         [(pid, isolation, standby)] = self._execute(made, PROBE, ())
@@ -175,7 +138,7 @@ class Blocking:
         if not self.pooled:
             made.prepare_threshold = 3
 
-    def _prepare(self, made: _Connection) -> None:
+    def _prepare(self, made: Any) -> None:
         def execute(step: layout.Step) -> Rows:
             return self._execute(made, step.statement, step.parameters)
 
@@ -183,8 +146,10 @@ class Blocking:
             try:
                 with made.transaction():
                     layout.run(layout.migrating(self.site), execute)
-            except errors.InsufficientPrivilege as error:
-                raise layout.forbidden(self.site) from error
+            except driver().Error as error:
+                if lacks_rights(error):
+                    raise layout.forbidden(self.site) from error
+                raise
 
     def heard(self, seconds: float) -> list[tuple[str, str]]:
         """Channel and payload of the notifications that have come; waits up to so many seconds for the first. A
@@ -194,13 +159,13 @@ class Blocking:
             connection = self._connection
             if connection is None or connection.closed:
                 return [("", "")]
-            if not _ready(connection.pgconn.socket, 1, end - time.monotonic()):
+            if not ready(connection.pgconn.socket, 1, end - time.monotonic()):
                 break
             try:
                 connection.pgconn.consume_input()
                 while (note := connection.pgconn.notifies()) is not None:
                     self._heard.append((note.relname.decode(), note.extra.decode()))
-            except psycopg.Error:
+            except driver().Error:
                 self.close()
         found, self._heard = self._heard, []
         return found
@@ -209,16 +174,16 @@ class Blocking:
         """Close it. The next use opens it again."""
         connection, self._connection = self._connection, None
         if connection is not None and self._pid == os.getpid():
-            with suppress(psycopg.Error):
+            with suppress(driver().Error):
                 connection.pgconn.finish()
 
 
-def _stands(connection: _Connection) -> bool:
+def _stands(connection: Any) -> bool:
     """The server has not closed it meanwhile. One system call when nothing came."""
     if connection.closed:
         return False
     try:
         connection.pgconn.consume_input()
-    except psycopg.Error:
+    except driver().Error:
         return False
-    return bool(connection.pgconn.status == psycopg.pq.ConnStatus.OK)
+    return bool(connection.pgconn.status == driver().alive)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,16 +9,21 @@ import msgspec
 
 from celeriac.drivers.chords import UNOPENED_SECONDS, done_seconds
 from celeriac.drivers.postgres.arrays import Byteas, Float8s, Int4s, Int8s, Texts
+from celeriac.drivers.postgres.instants import micros
 from celeriac.drivers.publish_ids import KNOWN_SECONDS, ONCE_SECONDS, can_come_again
 from celeriac.model.message import Chord, Envelope, Fire, Part, Standing, Store
 
-_LATEST = 1 << 59
 UNOPENED = int(UNOPENED_SECONDS * 1e6)
 NOW = "SELECT celeriac_1_now()"
+IDENTITY = """
+SELECT value, current_database(), pg_postmaster_start_time()::text FROM celeriac_state WHERE name = 'identity'
+"""
+"""What no other database has."""
 _LOOK = """
 SELECT c.id, c.size, c.more, c.holder, c.held_until, c.moved, b.body, b.members, g.document,
     ARRAY(SELECT entry FROM celeriac_chord_parts WHERE chord = c.id ORDER BY position NULLS LAST, member),
-    ARRAY(SELECT member FROM celeriac_chord_parts WHERE chord = c.id ORDER BY member), n.now
+    ARRAY(SELECT member FROM celeriac_chord_parts WHERE chord = c.id ORDER BY member),
+    ARRAY(SELECT member FROM celeriac_chord_added WHERE chord = c.id ORDER BY member), n.now
 FROM celeriac_chords AS c CROSS JOIN (SELECT celeriac_1_now() AS now) AS n
 LEFT JOIN celeriac_chord_bodies AS b ON b.id = c.id
 LEFT JOIN celeriac_groups AS g ON g.id = c.id AND (g.expires IS NULL OR g.expires > n.now)
@@ -33,13 +37,6 @@ class Call(NamedTuple):
 
     statement: str
     parameters: tuple[Any, ...] = ()
-
-
-def micros(seconds: float) -> int:
-    """Seconds since 1970 as whole microseconds, rounded up: what is due must not come early. Raises ValueError."""
-    if not math.isfinite(seconds):
-        raise ValueError(f"a time of {seconds} seconds")
-    return max(0, min(math.ceil(seconds * 1e6), _LATEST))
 
 
 # Messages
@@ -200,9 +197,9 @@ def open_chords(chords: Sequence[Chord]) -> Call:
     )  # fmt: skip
 
 
-def add_to_chord(group: str) -> Call:
-    """One more member."""
-    return Call("SELECT celeriac_1_chord_add($1::text, $2::bigint)", (group, UNOPENED))
+def add_to_chord(group: str, members: Sequence[str]) -> Call:
+    """More members, each once."""
+    return Call("SELECT celeriac_1_chord_add($1::text, $2, $3::bigint)", (group, Texts(members), UNOPENED))
 
 
 def count(parts: Sequence[Part], hold: float) -> Call:
@@ -248,8 +245,8 @@ def look(groups: Sequence[str]) -> Call:
 def seen(rows: Iterable[tuple[Any, ...]]) -> Mapping[str, Standing]:
     """Chords as they stand, by group."""
     found: dict[str, Standing] = {}
-    for group, size, more, holder, held_until, moved, body, names, structure, entries, counted, now in rows:
-        members = msgspec.json.decode(names or b"[]", type=tuple[str, ...])
+    for group, size, more, holder, held_until, moved, body, names, structure, entries, counted, added, now in rows:
+        members = (*msgspec.json.decode(names or b"[]", type=tuple[str, ...]), *added)
         if holder == "done":
             found[group] = Standing(group, 0, body or b"", (), (), b"", members, 0.0, holder)
             continue

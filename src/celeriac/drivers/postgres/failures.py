@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import struct
 
-import psycopg
-from psycopg import errors
-
+from celeriac.drivers.postgres.driver import driver
 from celeriac.drivers.postgres.site import Site
 from celeriac.errors import CeleryError, ImproperlyConfigured, OperationalError
 
 _VALUE_CLASSES = ("22", "23", "54", "P0")
 """SQLSTATE classes about the values of one statement: data exception, integrity, too large, raised by a trigger."""
-AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
-"""Nothing was done; the same statement may be run again at once."""
+MISSING = ("42883", "42P01", "3F000")
+"""There is no such function, table, schema."""
+
+
+def code_of(error: BaseException | None) -> str:
+    """The SQLSTATE that the server gave; empty: none."""
+    return getattr(error, "sqlstate", None) or ""
+
+
+def is_in_the_way(error: BaseException | None) -> bool:
+    """A deadlock, or two that could not be put in order: nothing was done, and it may be run again at once."""
+    return code_of(error) in ("40001", "40P01")
+
+
+def lacks_rights(error: BaseException | None) -> bool:
+    """The server says that this user may not."""
+    return code_of(error) == "42501"
 
 
 def is_about_values(error: BaseException) -> bool:
     """The values of one message are at fault, and not the database: the others may still be carried out."""
-    if isinstance(error, psycopg.Error):
-        return (error.sqlstate or "")[:2] in _VALUE_CLASSES or (
-            error.sqlstate is None and isinstance(error, psycopg.DataError)
-        )
+    if isinstance(error, driver().Error):
+        code = code_of(error)
+        return code[:2] in _VALUE_CLASSES or (not code and isinstance(error, driver().DataError))
     return isinstance(error, ValueError | TypeError | OverflowError | struct.error)
 
 
@@ -37,30 +49,30 @@ def _line(error: BaseException) -> str:
 
 def translated(error: Exception, site: Site) -> Exception:
     """The celeriac error for what went wrong. What is about values comes out as it is."""
-    if isinstance(error, CeleryError) or is_about_values(error):
+    if isinstance(error, CeleryError) or is_about_values(error) or not isinstance(error, driver().Error):
         return error
     where = site.shown
     text = _line(error)
-    match error:
-        case errors.InsufficientPrivilege():
+    match code_of(error):
+        case "42501":
             return ImproperlyConfigured(
-                f"{where}: {text}: grant this user SELECT, INSERT, UPDATE, DELETE on the celeriac_* tables and USAGE on the "
-                "sequence celeriac_ids, or let it create them"
+                f"{where}: {text}: give this user the rights to use celeriac's tables "
+                "(celeriac migrate-schema --grant USER), or let it create them"
             )
-        case errors.ReadOnlySqlTransaction():
+        case "25006":
             return OperationalError(
                 f"{where} only reads (a standby?): name the primary, or add target_session_attrs=read-write to the URL"
             )
-        case errors.UndefinedFunction() | errors.UndefinedTable() | errors.InvalidSchemaName() if "celeriac_" in text:
+        case "42883" | "42P01" | "3F000" if "celeriac_" in text:
             return ImproperlyConfigured(
                 f"{where}: {text}: the tables are missing or in another schema; run `celeriac migrate-schema`, or name "
                 "the schema in the URL (?schema=...)"
             )
-        case errors.DiskFull():
+        case "53100":
             return OperationalError(f"{where}: the disk is full; nothing of this was stored")
-        case errors.TooManyConnections():
+        case "53300":
             return OperationalError(_TOO_MANY.format(where))
-        case errors.FeatureNotSupported():
+        case "0A000":
             return ImproperlyConfigured(f"{where}: {text}")
         case _:
             return OperationalError(f"{where}: {text}")
@@ -80,7 +92,7 @@ def refused(error: Exception, site: Site) -> Exception:
     if "password authentication failed" in lower or "no password supplied" in lower or "ident authentication" in lower:
         return ImproperlyConfigured(f"{where}: the server refuses this user or password: correct the URL")
     if "peer authentication failed" in lower:
-        return ImproperlyConfigured(f"{where}: the server only lets the system user of that name in: name host and password")
+        return ImproperlyConfigured(f"{where}: the server lets only the system user of that name in: name a host")
     if "role" in lower and "does not exist" in lower:
         return ImproperlyConfigured(f"{where}: there is no such user: correct the URL, or create it with createuser")
     if "database" in lower and "does not exist" in lower:
@@ -93,7 +105,7 @@ def refused(error: Exception, site: Site) -> Exception:
             + (", or use TLS (sslmode=require)" if "no encryption" in lower or "ssl off" in lower else "")
         )
     if "certificate" in lower or "ssl error" in lower or "tls" in lower:
-        return ImproperlyConfigured(f"{where}: TLS failed ({text}): see sslmode, sslrootcert, sslcert and sslkey in the URL")
+        return ImproperlyConfigured(f"{where}: TLS failed ({text}): see sslmode, sslrootcert, sslcert in the URL")
     if "unsupported startup parameter" in lower:
         return ImproperlyConfigured(f"{where}: PgBouncer refuses an option of the URL ({text}): leave it out")
     if "invalid" in lower and ("uri" in lower or "connection option" in lower or "sslmode value" in lower):

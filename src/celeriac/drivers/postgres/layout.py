@@ -16,7 +16,7 @@ from celeriac.drivers.postgres.site import Site
 from celeriac.errors import ImproperlyConfigured, LayoutTooNew, OperationalError
 
 VERSION = 1
-_MIGRATIONS = (("tables", "publish", "results", "chords", "cycle", "leases"),)
+_MIGRATIONS = (("tables", "publish", "results", "chords", "cycle", "leases", "within"),)
 """Number n holds the scripts that bring layout n to layout n + 1."""
 _OWN_NAME = re.compile(r"\bceleriac_(?=[a-z0-9])")
 OLDEST_SERVER = 130000
@@ -25,7 +25,8 @@ known: set[Site] = set()
 _FOUND = """
 SELECT current_setting('server_version_num')::integer, EXISTS (
     SELECT 1 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.relname = 'celeriac_layout' AND n.nspname = ANY (CASE WHEN $1::name IS NULL THEN current_schemas(false) ELSE ARRAY[$1::name] END)
+    WHERE c.relname = 'celeriac_layout'
+        AND CASE WHEN $1::name IS NULL THEN n.nspname = ANY (current_schemas(false)) ELSE n.nspname = $1::name END
 ), current_schema()::text
 """
 """Not to_regclass: after the wait for the lock it may answer from a cache."""
@@ -66,7 +67,7 @@ def migrating(site: Site) -> Generator[Step, list[tuple[Any, ...]], int]:
         )
     for number in range(version, VERSION):
         for name in _MIGRATIONS[number]:
-            yield Step(files(__package__).joinpath("sql", f"{name}.sql").read_text())
+            yield Step(files("celeriac.drivers.postgres").joinpath("sql", f"{name}.sql").read_text())
         yield Step(worded("DELETE FROM celeriac_layout", site))
         yield Step(worded("INSERT INTO celeriac_layout VALUES ($1)", site), (number + 1,))
     return version
@@ -79,14 +80,14 @@ def checking(site: Site) -> Generator[Step, list[tuple[Any, ...]], int]:
         raise ImproperlyConfigured(f"{site.shown} is PostgreSQL {server // 10000}: at least 13 is needed")
     if not found:
         if not site.schema and not schema:
-            raise ImproperlyConfigured(f"{site.shown}: the user's search path names no schema: add ?schema=... to the URL")
+            raise ImproperlyConfigured(f"{site.shown}: the user's search path names no schema: add ?schema=... to it")
         return 0
     rows = yield Step(worded("SELECT max(version) FROM celeriac_layout", site))
     version = int(rows[0][0] or 0)
     if version > VERSION:
         raise LayoutTooNew(
-            f"{site.shown} was set up by a newer celeriac (layout {version}, this one knows {VERSION}): upgrade celeriac "
-            "here, or choose another schema"
+            f"{site.shown} was set up by a newer celeriac (layout {version}, this one knows {VERSION}): upgrade "
+            "celeriac here, or choose another schema"
         )
     return version
 
@@ -105,16 +106,16 @@ def run(steps: Generator[Step, list[tuple[Any, ...]], int], execute: Callable[[S
 def forbidden(site: Site) -> ImproperlyConfigured:
     """This user may not make the tables."""
     return ImproperlyConfigured(
-        f"{site.shown}: this user may not create celeriac's tables: run `celeriac migrate-schema` once as a user who may, "
-        "then grant this one the rights to use them"
+        f"{site.shown}: this user may not create celeriac's tables: run `celeriac migrate-schema --grant USER` "
+        "once as a user who may"
     )
 
 
 def wrong_isolation(site: Site, isolation: str) -> ImproperlyConfigured:
     """Through a pooler the isolation can't be chosen for a connection."""
     return ImproperlyConfigured(
-        f"{site.shown}: default_transaction_isolation is {isolation}, and a pooler keeps it from being changed: set it to "
-        "'read committed' for this user (ALTER ROLE ... SET)"
+        f"{site.shown}: default_transaction_isolation is {isolation}, and a pooler keeps it from being changed: set it "
+        "to 'read committed' for this user (ALTER ROLE ... SET)"
     )
 
 

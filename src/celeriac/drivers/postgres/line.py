@@ -12,12 +12,17 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-import psycopg
-from psycopg import AsyncConnection, AsyncRawCursor, errors, waiting
-
 from celeriac.drivers.postgres import layout
-from celeriac.drivers.postgres.arrays import DUMPERS
-from celeriac.drivers.postgres.failures import AGAIN, is_about_values, refused, translated
+from celeriac.drivers.postgres.driver import driver
+from celeriac.drivers.postgres.failures import (
+    MISSING,
+    code_of,
+    is_about_values,
+    is_in_the_way,
+    lacks_rights,
+    refused,
+    translated,
+)
 from celeriac.drivers.postgres.layout import worded
 from celeriac.drivers.postgres.site import Site
 from celeriac.errors import OperationalError
@@ -29,12 +34,6 @@ PROBE = """
 SELECT pg_backend_pid(), current_setting('default_transaction_isolation'), pg_is_in_recovery()
 """
 ISOLATION = "SET default_transaction_isolation = 'read committed'"
-
-
-class _Connection(AsyncConnection[Any]):
-    async def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
-        """As psycopg's, without asking the server to cancel: a server that hangs would hold the caller."""
-        return await waiting.wait_async(gen, self.pgconn.socket, interval=1.0)
 
 
 def is_pooled(seen_pid: int, real_pid: int) -> bool:
@@ -56,7 +55,7 @@ class Line:
         self._channels = list(channels)
         self._hear = hear
         self._lock = asyncio.Lock()
-        self._connection: _Connection | None = None
+        self._connection: Any = None
         self._loop = asyncio.get_running_loop()
         self._reading = -1
 
@@ -69,7 +68,10 @@ class Line:
         """Run one statement in a transaction of its own. Returns its rows. Raises OperationalError,
         ImproperlyConfigured, or what `failures.is_about_values`, nothing done."""
         async with self._lock:
-            return await self._guarded(lambda connection: self._execute(connection, statement, parameters), timeout)
+            rows: Rows = await self._guarded(
+                lambda connection: self._execute(connection, statement, parameters), timeout
+            )
+            return rows
 
     @asynccontextmanager
     async def transaction(self, timeout: float | None = None) -> AsyncIterator[Callable[..., Any]]:
@@ -78,20 +80,20 @@ class Line:
         async with self._lock:
 
             async def run(statement: str, parameters: Sequence[Any] = ()) -> Rows:
-                return await self._guarded(
+                rows: Rows = await self._guarded(
                     lambda connection: self._execute(connection, statement, parameters), timeout, again=False
                 )
+                return rows
 
             await self._guarded(lambda connection: self._execute(connection, "BEGIN"), timeout)
             try:
                 yield run
             except BaseException:
-                connection = self._connection
-                if connection is not None:
+                if self._connection is not None:
                     try:
-                        await self._guarded(lambda connection: self._execute(connection, "ROLLBACK"), timeout, again=False)
+                        await run("ROLLBACK")
                     except BaseException:
-                        self._drop()
+                        self._drop()  # the server rolls back what has lost its connection
                         raise
                 raise
             if self._connection is None:
@@ -112,7 +114,7 @@ class Line:
             await self._guarded(_nothing, None)
 
     async def _guarded(
-        self, work: Callable[[_Connection], Any], timeout: float | None, again: bool = True
+        self, work: Callable[[Any], Any], timeout: float | None, again: bool = True
     ) -> Any:
         if self._loop is not asyncio.get_running_loop():
             raise RuntimeError("a connection belongs to the loop that made it")
@@ -131,16 +133,16 @@ class Line:
                 for tries in range(_TRIES, 0, -1):
                     try:
                         return await work(connection)
-                    except AGAIN:
-                        if tries == 1 or not again:
+                    except driver().Error as error:
+                        if tries == 1 or not again or not is_in_the_way(error):
                             raise
         except TimeoutError:
             self._drop()
             raise OperationalError(f"{self.site.shown} did not answer within {seconds:g} s") from None
-        except psycopg.Error as error:
+        except driver().Error as error:
             if connection.closed:
                 self._drop()
-            if isinstance(error, errors.UndefinedFunction | errors.UndefinedTable):
+            if code_of(error) in MISSING:
                 layout.known.discard(self.site)
             raise translated(error, self.site) from error
         except BaseException as error:
@@ -150,18 +152,20 @@ class Line:
         finally:
             self._read()
 
-    async def _execute(self, connection: _Connection, statement: str, parameters: Sequence[Any] = ()) -> Rows:
+    async def _execute(self, connection: Any, statement: str, parameters: Sequence[Any] = ()) -> Rows:
         cursor = await connection.execute(worded(statement, self.site), parameters or None, binary=True)
         return await cursor.fetchall() if cursor.description is not None else []
 
-    async def _open(self) -> _Connection:
+    async def _open(self) -> Any:
         site = self.site
         try:
             async with asyncio.timeout(site.connect_timeout):
-                made = await _Connection.connect(site.conninfo, autocommit=True, cursor_factory=AsyncRawCursor)
+                made = await driver().AsyncConnection.connect(
+                    site.conninfo, autocommit=True, cursor_factory=driver().AsyncRawCursor
+                )
         except TimeoutError:
             raise OperationalError(f"{site.shown} did not answer within {site.connect_timeout:g} s") from None
-        except psycopg.Error as error:
+        except driver().Error as error:
             raise refused(error, site) from None
         try:
             async with asyncio.timeout(site.timeout):
@@ -170,16 +174,15 @@ class Line:
             made.pgconn.finish()
             if isinstance(error, TimeoutError):
                 raise OperationalError(f"{site.shown} did not answer within {site.timeout:g} s") from None
-            raise translated(error, site) if isinstance(error, psycopg.Error) else error from None
+            raise translated(error, site) if isinstance(error, Exception) else error from None
         self._connection = made
         self.opened += 1
         self._read()
         return made
 
-    async def _set_up(self, made: _Connection) -> None:
+    async def _set_up(self, made: Any) -> None:
         site = self.site
-        for kind, dumper in DUMPERS:
-            made.adapters.register_dumper(kind, dumper)
+        driver().adapt(made)
         made.prepare_threshold = None
         [(pid, isolation, standby)] = await self._execute(made, PROBE)
         self.pooled = is_pooled(made.info.backend_pid, pid) if site.listen is None else not site.listen
@@ -198,7 +201,7 @@ class Line:
                 for channel in self._channels:
                     await made.execute(f"LISTEN {channel}")
 
-    async def _prepare(self, made: _Connection) -> None:
+    async def _prepare(self, made: Any) -> None:
         """See that the tables are there: make them at first use, where this user may."""
         if self.site in layout.known:
             return
@@ -208,11 +211,13 @@ class Line:
             try:
                 async with made.transaction():
                     await self._walk(made, layout.migrating(self.site))
-            except errors.InsufficientPrivilege as error:
-                raise layout.forbidden(self.site) from error
+            except driver().Error as error:
+                if lacks_rights(error):
+                    raise layout.forbidden(self.site) from error
+                raise
         layout.known.add(self.site)
 
-    async def _walk(self, made: _Connection, steps: Any) -> int:
+    async def _walk(self, made: Any, steps: Any) -> int:
         step: layout.Step = next(steps)
         while True:
             cursor = await made.execute(step.statement, step.parameters or None)
@@ -228,7 +233,7 @@ class Line:
         if self._hear is None or connection is None or connection.closed or self.pooled:
             return
         self._reading = connection.pgconn.socket
-        self._loop.add_reader(self._reading, _hear, weakref.ref(self))
+        self._loop.add_reader(self._reading, _hear, weakref.ref[Line](self))
 
     def _stop_reading(self) -> None:
         if self._reading >= 0:
@@ -245,7 +250,7 @@ class Line:
             while (note := connection.pgconn.notifies()) is not None:
                 if self._hear is not None:
                     self._hear(note.relname.decode(), note.extra.decode())
-        except psycopg.Error:  # the server has closed it: whoever uses it next opens another one
+        except driver().Error:  # the server has closed it: whoever uses it next opens another one
             self._drop()
             if self._hear is not None:
                 self._hear("", "")
@@ -262,7 +267,7 @@ class Line:
             self._drop()
 
 
-async def _nothing(_: _Connection) -> None:
+async def _nothing(_: Any) -> None:
     """What `open` runs."""
 
 
@@ -272,10 +277,10 @@ def _hear(line: weakref.ref[Line]) -> None:
         found._consume()
 
 
-def _has_ended(connection: _Connection) -> bool:
+def _has_ended(connection: Any) -> bool:
     """The server has closed a connection that nobody used meanwhile."""
     try:
         connection.pgconn.consume_input()
-    except psycopg.Error:
+    except driver().Error:
         return True
-    return bool(connection.pgconn.status != psycopg.pq.ConnStatus.OK)
+    return bool(connection.pgconn.status != driver().alive)

@@ -1,5 +1,5 @@
-"""The connections of one loop to one database, shared by its broker and its result backend: a server of PostgreSQL's has
-room for a hundred connections, not for one of each kind from each user."""
+"""The connections of one loop to one database, shared by its broker and its result backend: a PostgreSQL server has
+room for a hundred connections or so."""
 
 from __future__ import annotations
 

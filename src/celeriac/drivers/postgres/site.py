@@ -108,7 +108,7 @@ def _tls(given: Any) -> dict[str, str]:
         found.setdefault("sslmode", "require" if unchecked else "verify-full")
     found.setdefault("sslmode", "verify-full")
     if unknown := sorted(set(found) - _LIBPQ):
-        raise ImproperlyConfigured(f"ssl has the unknown key {unknown[0]!r}; use those of libpq: sslmode, sslrootcert, ...")
+        raise ImproperlyConfigured(f"ssl has the unknown key {unknown[0]!r}; use libpq's: sslmode, sslrootcert, ...")
     return found
 
 

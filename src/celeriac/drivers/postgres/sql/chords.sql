@@ -12,6 +12,7 @@ BEGIN
             DELETE FROM celeriac_chords WHERE id = p_group;
             DELETE FROM celeriac_chord_bodies WHERE id = p_group;
             DELETE FROM celeriac_chord_parts WHERE chord = p_group;
+            DELETE FROM celeriac_chord_added WHERE chord = p_group;
         END IF;
         INSERT INTO celeriac_chords (id, lifetime, moved, expires)
         VALUES (p_group, p_unopened, p_now, p_now + p_unopened) ON CONFLICT DO NOTHING;
@@ -43,6 +44,9 @@ BEGIN
             AS u (id, size, body, members, structure, lifetime, place) ORDER BY id, place
     LOOP
         v_chord := celeriac_1_chord_made(r.id, v_now, p_unopened);
+        IF v_chord.holder = 'done' THEN
+            DELETE FROM celeriac_chord_added WHERE chord = r.id;
+        END IF;
         v_chord.size := r.size;
         v_chord.holder := '';
         v_chord.held_until := 0;
@@ -57,14 +61,17 @@ BEGIN
     END LOOP;
 END $$;
 
-CREATE FUNCTION celeriac_1_chord_add(p_group text, p_unopened bigint) RETURNS void LANGUAGE plpgsql
+CREATE FUNCTION celeriac_1_chord_add(p_group text, p_members text[], p_unopened bigint) RETURNS void LANGUAGE plpgsql
 SET search_path FROM CURRENT AS $$
 DECLARE
     v_now bigint := celeriac_1_now();
     v_chord celeriac_chords := celeriac_1_chord_made(p_group, v_now, p_unopened);
+    v_new bigint;
 BEGIN
     IF v_chord.holder <> 'done' THEN
-        v_chord.more := v_chord.more + 1;
+        INSERT INTO celeriac_chord_added SELECT p_group, unnest(p_members) ON CONFLICT DO NOTHING;
+        GET DIAGNOSTICS v_new = ROW_COUNT;
+        v_chord.more := v_chord.more + v_new;
         PERFORM celeriac_1_chord_moved(v_chord, v_now);
     END IF;
 END $$;

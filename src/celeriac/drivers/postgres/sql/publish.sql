@@ -54,17 +54,3 @@ BEGIN
     WHERE due IS NULL;
     PERFORM celeriac_1_ring(p_names, p_always);
 END $$;
-
--- As publish, for a caller's own connection and transaction, whatever its driver: one JSON text.
-CREATE FUNCTION celeriac_1_enqueue(p_envelopes text) RETURNS void LANGUAGE plpgsql
-SET search_path FROM CURRENT AS $$
-BEGIN
-    PERFORM celeriac_1_publish(
-        array_agg(queue ORDER BY place), array_agg(priority ORDER BY place), array_agg(due ORDER BY place),
-        array_agg(decode(blob, 'base64') ORDER BY place), array_agg(publish_id ORDER BY place),
-        array_agg(kept ORDER BY place), array_agg(DISTINCT queue), true
-    )
-    FROM ROWS FROM (json_to_recordset(p_envelopes::json)
-        AS (queue text, priority integer, due bigint, blob text, publish_id text, kept integer)) WITH ORDINALITY
-        AS u (queue, priority, due, blob, publish_id, kept, place);
-END $$;

@@ -100,13 +100,24 @@ CREATE TABLE celeriac_chord_parts (
     entry bytea NOT NULL,
     PRIMARY KEY (chord, member)
 );
+CREATE TABLE celeriac_chord_added (
+    chord text COLLATE "C" NOT NULL,
+    member text COLLATE "C" NOT NULL,
+    PRIMARY KEY (chord, member)
+);
+-- Messages for another broker that were left in a transaction of the user's.
+CREATE TABLE celeriac_outbox (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    envelope text NOT NULL,
+    error text
+);
 INSERT INTO celeriac_state VALUES
     ('cancel_version', 0), ('tidied', 0), ('vacuumed', 0), ('identity', (random() * 9e15)::bigint);
 -- Rows of these live for seconds: without this they would be swept once a fifth of a large table is dead.
 DO $$
 DECLARE hot text;
 BEGIN
-    FOREACH hot IN ARRAY ARRAY['messages', 'ready', 'inflight', 'schedule', 'waiting', 'results', 'chord_parts'] LOOP
+    FOREACH hot IN ARRAY ARRAY['messages', 'ready', 'inflight', 'schedule', 'waiting', 'results', 'chord_parts', 'outbox'] LOOP
         EXECUTE format(
             'ALTER TABLE celeriac_%s SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, '
             'autovacuum_vacuum_cost_delay = 0, autovacuum_vacuum_insert_scale_factor = 0.05, '
