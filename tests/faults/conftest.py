@@ -22,15 +22,15 @@ _figures: list[tuple[str, dict[str, Any]]] = []
 
 MakeSite = Callable[..., Site]
 Server = RedisServer | PostgresServer
-POSTGRES_IN_SHORT = frozenset({"test_nothing_lost", "test_long_tasks", "test_schedule", "test_workflows", "test_layout"})
+POSTGRES_IN_SHORT = ("test_nothing_lost", "test_long_tasks", "test_schedule", "test_workflows", "test_layout")
 """On PostgreSQL the other files, which have little to do with the broker, belong to the long form."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the full forms out unless `-m` speaks of them."""
     for item in items:
-        on_postgres = getattr(item, "callspec", None) is not None and "postgres" in item.callspec.id.split("-")
-        if on_postgres and item.module.__name__.rpartition(".")[2] not in POSTGRES_IN_SHORT:
+        on_postgres = "postgres" in item.name.partition("[")[2].rstrip("]").split("-")
+        if on_postgres and item.path.stem not in POSTGRES_IN_SHORT:
             item.add_marker(pytest.mark.full)
     if "full" in str(config.option.markexpr):
         return

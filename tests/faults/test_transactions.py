@@ -62,6 +62,7 @@ def test_killed_around_the_commit(
     app = Celeriac("orders", broker=broker, backend=broker, outbox_url=url)
     app.wiring.migrate([url])
     chance = random.Random(seed)
+    tasks: list[str] = []
     for number in range(rounds):
         _killed(_caller(url, broker, seed + number), chance)
         tasks = _ready(app) if way == "same database" else _left(url)

@@ -1,4 +1,4 @@
-"""Writes a row and sends a task in one transaction, again and again, saying each step: `transactions.py url broker seed`."""
+"""`transactions.py url broker seed`: write a row and send a task in one transaction, again and again, saying each step."""
 
 from __future__ import annotations
 
