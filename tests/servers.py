@@ -377,6 +377,60 @@ class PostgresServer:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class PgBouncer:
+    """PgBouncer in transaction mode before a PostgreSQL server. Entering starts it; leaving kills it."""
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._server = server
+        self.port = 0
+        self._folder: Path = Path()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def url(self, database_url: str) -> str:
+        """The URL of a database of the server, through the pool."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database_url.rpartition('/')[2]}"
+
+    def __enter__(self) -> Self:
+        binary = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+        if binary is None:
+            raise ServerMissing("pgbouncer is not installed; `make test` installs it (package pgbouncer)")
+        self._folder = Path(tempfile.mkdtemp(prefix="celeriac-pgbouncer-"))
+        self.port = free_port()
+        (self._folder / "pgbouncer.ini").write_text(
+            f"[databases]\n* = host=127.0.0.1 port={self._server.port} user=postgres\n[pgbouncer]\n"
+            f"listen_addr = 127.0.0.1\nlisten_port = {self.port}\nunix_socket_dir =\nauth_type = any\n"
+            "pool_mode = transaction\nmax_client_conn = 200\ndefault_pool_size = 5\n"
+        )
+        as_postgres = []
+        if os.getuid() == 0:
+            shutil.chown(self._folder, "postgres")
+            as_postgres = ["runuser", "-u", "postgres", "--"]
+        with (self._folder / "log").open("wb") as sink:
+            self._process = subprocess.Popen(
+                [*as_postgres, binary, str(self._folder / "pgbouncer.ini")],
+                stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, cwd="/", start_new_session=True,
+            )  # fmt: skip
+        end = time.monotonic() + START_LIMIT
+        while time.monotonic() < end:
+            try:
+                psycopg.connect(self.url("/postgres"), connect_timeout=2).close()
+                return self
+            except psycopg.OperationalError:
+                time.sleep(0.02)
+        log = (self._folder / "log").read_text(errors="replace")[-2000:]
+        self.__exit__(None, None, None)
+        raise RuntimeError(f"pgbouncer did not start:\n{log}")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            for child in [*psutil.Process(self._process.pid).children(), self._process]:
+                child.kill()
+            self._process.wait(10)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
 def empty_postgres(url: str) -> None:
     """Empty all of celeriac's tables in a database, where there are some; what stands of other sessions waits."""
     with psycopg.connect(url, autocommit=True) as link:

@@ -176,7 +176,8 @@ def test_a_url_that_is_wrong(url: str, words: str) -> None:
 
 def test_urls() -> None:
     """What a URL and options say, and what is shown of it."""
-    site = parse("postgres://me:p%40ss@one:1,two/db?schema=jobs&sslmode=require&socket_connect_timeout=2", {"timeout": 3})
+    url = "postgres://me:p%40ss@one:1,two/db?schema=jobs&sslmode=require&socket_connect_timeout=2"
+    site = parse(url, {"timeout": 3})
     assert (site.shown, site.schema, site.timeout, site.connect_timeout) == (
         "postgresql://me@one:1,two/db", "jobs", 3.0, 2.0
     )

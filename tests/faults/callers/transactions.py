@@ -1,4 +1,4 @@
-"""`transactions.py url broker seed`: write a row and send a task in one transaction, again and again, saying each step."""
+"""`transactions.py url broker seed`: write a row and send a task in one transaction, again and again."""
 
 from __future__ import annotations
 

@@ -53,9 +53,10 @@ _REPLIES = """
 WITH late AS (
     DELETE FROM celeriac_ready WHERE queue IN (SELECT name FROM celeriac_queues WHERE name LIKE $1)
         AND position <= celeriac_1_now() - 60000000 RETURNING id
-), gone AS (
-    DELETE FROM celeriac_messages WHERE id IN (SELECT id FROM late)
 )
+DELETE FROM celeriac_messages WHERE id IN (SELECT id FROM late)
+"""
+_NO_REPLIES = """
 DELETE FROM celeriac_queues AS q WHERE name LIKE $1
     AND NOT EXISTS (SELECT 1 FROM celeriac_ready AS r WHERE r.queue = q.name)
 """
@@ -135,6 +136,7 @@ async def tidy(line: Line, dead_limit: int) -> None:
     while len(await line.run(_CHORDS, (), LONG)) == 1000 and time.monotonic() < end:
         pass
     await line.run(_REPLIES, (REPLIES,), LONG)
+    await line.run(_NO_REPLIES, (REPLIES,), LONG)
     if dead_limit:
         for queue, number in await line.run(_DEAD, (dead_limit,), LONG):
             log.warning("%s: more than %s dead letters; the oldest %s are deleted", queue, dead_limit, number)
