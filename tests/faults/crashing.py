@@ -17,7 +17,7 @@ import msgspec
 
 from celeriac import Celeriac, chord
 from celeriac.app.program import Program
-from celeriac.canvas import advance
+from celeriac.canvas import tree
 from celeriac.model.message import Ack, Chord, Completion, Dead, Demand, Envelope, Receipt, Store, Turn, Verdict
 from celeriac.ports import Broker, Consumer, ResultBackend
 from celeriac.testing.history import Event, What
@@ -47,12 +47,13 @@ class Recorder:
     def opened(self, chords: Sequence[Chord]) -> None:
         for chord in chords:
             members = tuple(name.rpartition(":")[0] for name in chord.members)
-            for first, _ in advance.first_errors(json.loads(chord.body)):
-                self.add(What.OPENED, first, members=members)
+            for task_id, task in _firsts(json.loads(chord.body)):
+                self.add(What.OPENED, task_id, turn=turn_of(task, 0), members=members)
 
     def published(self, envelopes: Sequence[Envelope], worker: str = "") -> None:
         for envelope in envelopes:
-            self.add(What.PUBLISHED, envelope.id, worker)
+            head = read_head(envelope.blob)
+            self.add(What.PUBLISHED, head.id, worker, turn=turn_of(head.task, head.retries))
 
     def stored(self, store: Store, worker: str) -> None:
         if store.state not in READY_STATES or (store.guard and self.ends().get(store.id) == "SUCCESS"):
@@ -68,6 +69,19 @@ class Recorder:
     def runs(self, task_id: str) -> int:
         """How often a task has started."""
         return sum(event.what is What.STARTED and event.id == task_id for event in self.events)
+
+
+def _firsts(body: dict[str, Any]) -> list[tuple[str, str]]:
+    """Ids and names of the tasks with which a body begins."""
+    match tree.kind(body):
+        case tree.CHAIN:
+            return _firsts(tree.tasks(body)[0])
+        case tree.GROUP:
+            return [first for member in tree.tasks(body) for first in _firsts(member)]
+        case tree.CHORD:
+            return _firsts(dict(tree.header(body)))
+        case _:
+            return [(tree.options(body)["task_id"], body["task"])]
 
 
 def _failed(store: Store) -> bool:

@@ -31,9 +31,10 @@ def linked(app: Celeriac) -> Sent:
     sig = app.signature
     members = [sig("item", (1,)), sig("item", (2,)), sig("item", (3,))]
     link, last = sig("twice"), sig("twice")
+    followers = [link.freeze(), last.freeze()]
     members[0].link(link)
     result = chord(members, app=app)(sig("total", link=last))
-    return Sent({each.id: "SUCCESS" for each in (result, link.freeze(), last.freeze())})
+    return Sent({each.id: "SUCCESS" for each in (result, *followers)})
 
 
 def failing(app: Celeriac) -> Sent:
@@ -51,7 +52,7 @@ def failing_last(app: Celeriac) -> Sent:
     whole = chain(group([sig("item", (1,)), broken], app=app), sig("total").on_error(sig("told")), sig("twice"), app=app)
     result = whole()
     first = result.parent.parent.results[1].parent
-    return Sent({result.id: "FAILURE", result.parent.id: "FAILURE"}, [result.parent.id, first.id])
+    return Sent({result.id: "FAILURE", result.parent.id: "FAILURE"}, [result.id, first.id])
 
 
 def in_chain(app: Celeriac) -> Sent:
@@ -89,8 +90,9 @@ def replaced(app: Celeriac) -> Sent:
     """A task that a chord takes the place of, with a link and a step behind it."""
     sig = app.signature
     link = sig("twice")
+    follower = link.freeze()
     result = chain(sig("swap", link=link), sig("twice"), app=app)()
-    return Sent({each.id: "SUCCESS" for each in (result, result.parent, link.freeze())})
+    return Sent({each.id: "SUCCESS" for each in (result, result.parent, follower)})
 
 
 def replaced_member(app: Celeriac) -> Sent:

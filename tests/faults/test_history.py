@@ -60,6 +60,8 @@ def test_good_histories_are_clean() -> None:
     assert judge(failed(), ["a"]).clean
     repeated = [*good()[:-4], of(What.PUBLISHED, "body", "w1"), *good()[-4:]]
     assert judge(repeated).clean, "a repeat that the broker drops is none"
+    replacing = [of(What.CLAIMED, "body", turn="swap"), of(What.SETTLED, "body", turn="swap")]
+    assert judge([*begun(), *replacing, *good()[3:]]).clean, "the body has the id of the task that it replaces"
     turns = [*run("a"), of(What.CLAIMED, "a", turn="1"), of(What.STARTED, "a", turn="1")]
     assert judge(turns).clean, "a retry is another message"
 

@@ -1,7 +1,7 @@
 """Judges what has happened to workflows: a history of events goes in, a verdict with reasons comes out. Pure.
 
 Whoever records (a wrapper around an adapter, tasks that write a ledger) says what it saw, in the order in which it
-happened. A claim's `turn` tells messages of one task id apart that follow each other rightly (a retry, a replacement).
+happened. `turn` tells messages of one task id apart that follow each other rightly (a retry, a replacement).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class What(StrEnum):
     """Kinds of events."""
 
     OPENED = "opened"
-    """A chord: `id` of its body, `members` of its header. A repeat that says the same is the same chord."""
+    """A chord: `id` and `turn` of its body, `members` of its header. Said again, it is the same chord."""
     PUBLISHED = "published"
     """A message is in the broker. It may be said again: a worker repeats what a dead one has begun, and the broker drops
     it. A second entry is told by its claim."""
@@ -34,6 +34,10 @@ class What(StrEnum):
     """A final result is stored. `value`: `(state, result)`."""
     KILLED = "killed"
     """A worker died."""
+
+
+SHOWN = frozenset({What.PUBLISHED, What.CLAIMED, What.STARTED})
+"""By these a message is seen to be there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +108,19 @@ def _lost(history: Sequence[Event], ends: dict[str, tuple[str, Any]]) -> list[st
 
 
 def _early(history: Sequence[Event]) -> list[str]:
-    headers: dict[str, frozenset[str]] = {}
+    headers: dict[str, tuple[str, frozenset[str]]] = {}
     ended: set[str] = set()
     found = []
     for event in history:
         if event.what is What.OPENED:
-            headers.setdefault(event.id, frozenset(event.members))
-        elif event.what is not What.KILLED and (missing := headers.get(event.id, frozenset()) - ended):
-            found.append(f"early: the body {event.id} was {event.what} before {', '.join(sorted(missing))} had ended")
+            headers.setdefault(event.id, (event.turn, frozenset(event.members)))
+        elif event.what is What.ENDED or event.what in SHOWN:
+            turn, members = headers.get(event.id, ("", frozenset()))
+            missing = members - ended
+            if missing and (event.what is What.ENDED or event.turn == turn):
+                found.append(
+                    f"early: the body {event.id} was {event.what} before {', '.join(sorted(missing))} had ended"
+                )
         if event.what is What.ENDED:
             ended.add(event.id)
     return found
