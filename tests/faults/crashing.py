@@ -45,9 +45,9 @@ class Recorder:
             self.events.append(Event(what, id, worker, **more))
 
     def opened(self, chords: Sequence[Chord]) -> None:
-        for chord in chords:
-            members = tuple(name.rpartition(":")[0] for name in chord.members)
-            for task_id, task in _firsts(json.loads(chord.body)):
+        for each in chords:
+            members = tuple(name.rpartition(":")[0] for name in each.members)
+            for task_id, task in _firsts(json.loads(each.body)):
                 self.add(What.OPENED, task_id, turn=turn_of(task, 0), members=members)
 
     def published(self, envelopes: Sequence[Envelope], worker: str = "") -> None:

@@ -49,7 +49,9 @@ def failing_last(app: Celeriac) -> Sent:
     """The failing member is itself a chain that ends early, and more would have followed from the chord."""
     sig = app.signature
     broken = chain(sig("bad").on_error(sig("told")), sig("twice"), app=app)
-    whole = chain(group([sig("item", (1,)), broken], app=app), sig("total").on_error(sig("told")), sig("twice"), app=app)
+    whole = chain(
+        group([sig("item", (1,)), broken], app=app), sig("total").on_error(sig("told")), sig("twice"), app=app
+    )
     result = whole()
     first = result.parent.parent.results[1].parent
     return Sent({result.id: "FAILURE", result.parent.id: "FAILURE"}, [result.id, first.id])
@@ -58,7 +60,9 @@ def failing_last(app: Celeriac) -> Sent:
 def in_chain(app: Celeriac) -> Sent:
     """A chord with steps before and behind it."""
     sig = app.signature
-    result = chain(sig("item", (1,)), group([sig("twice"), sig("twice")], app=app), sig("total"), sig("twice"), app=app)()
+    result = chain(
+        sig("item", (1,)), group([sig("twice"), sig("twice")], app=app), sig("total"), sig("twice"), app=app
+    )()
     return Sent({result.id: "SUCCESS"})
 
 
@@ -186,7 +190,9 @@ class Runs:
         if played.left:
             reasons.append(f"left: {played.left}")
         if reasons:
-            where = ", ".join(f"{points[-1]} ({at})" for points, at in zip(played.points, deaths, strict=False) if points)
+            where = ", ".join(
+                f"{points[-1]} ({at})" for points, at in zip(played.points, deaths, strict=False) if points
+            )
             self.broken.append("\n  ".join([f"{flow.__name__}, dead {where or 'never'}:", *reasons]))
         return played
 

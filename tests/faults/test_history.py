@@ -84,8 +84,8 @@ def test_a_body_before_its_last_member_is_early(what: What) -> None:
 
 
 def test_a_second_entry_is_found() -> None:
-    """Of a body, claimed after the first was settled, or while another worker holds it; a kill excuses the claims of the
-    worker that died, and no others."""
+    """Of a body, claimed after the first was settled, or while another worker holds it; a kill excuses the claims of
+    the worker that died, and no others."""
     assert reasons([*good(), of(What.CLAIMED, "body", "w1")]) == ["published twice"]
     assert reasons([*good(), killed(), of(What.CLAIMED, "body", "w1")]) == ["published twice"], "it was settled"
     twice = [*good()[:-1], of(What.CLAIMED, "body", "w1"), of(What.SETTLED, "body")]

@@ -62,9 +62,7 @@ def send(app: Any, request: Any, old: TaskMessage, found: Expansion) -> None:
     steps = advance.steps(found, "replaced", time.time())
     app.open_chords(request, found.chords)
     for step in steps:
-        app.follow_up(
-            request, TaskMessage(**step.fields), step.options, name(f"publish {step.edge}", step.index)
-        )
+        app.follow_up(request, TaskMessage(**step.fields), step.options, name(f"publish {step.edge}", step.index))
     request.replaced = True
 
 

@@ -7,8 +7,8 @@ from celeriac.wire import frame
 
 
 def after_lost_worker(blob: bytes, ran: bool) -> bytes:
-    """The message as it comes back from a lost worker: marked as redelivered, because it may have been done already, and
-    with one more loss in it if it ran. What can't be read, as it is: a broker loses nothing."""
+    """The message as it comes back from a lost worker: marked as redelivered, because it may have been done already,
+    and with one more loss in it if it ran. What can't be read, as it is: a broker loses nothing."""
     if not blob:
         return blob
     try:

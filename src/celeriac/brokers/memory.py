@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from celeriac.brokers.dead_letters import DEAD_LETTER_LIMIT, limit_of
 from celeriac.brokers.lease import LeaseWatch
-from celeriac.brokers.losses import begin_anew, after_lost_worker
+from celeriac.brokers.losses import after_lost_worker, begin_anew
 from celeriac.brokers.topics import hears
 from celeriac.drivers.alarm import Alarm
 from celeriac.drivers.chords import hold_seconds

@@ -19,8 +19,8 @@ class What(StrEnum):
     OPENED = "opened"
     """A chord: `id` and `turn` of its body, `members` of its header. Said again, it is the same chord."""
     PUBLISHED = "published"
-    """A message is in the broker. It may be said again: a worker repeats what a dead one has begun, and the broker drops
-    it. A second entry is told by its claim."""
+    """A message is in the broker. It may be said again: a worker repeats what a dead one has begun, and the broker
+    drops it. A second entry is told by its claim."""
     CLAIMED = "claimed"
     """A worker took an entry out of a queue."""
     GIVEN_BACK = "given back"

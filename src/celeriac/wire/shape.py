@@ -116,7 +116,7 @@ RUN = "x-celeriac-run"
 
 
 def run_name(message: TaskMessage) -> str:
-    """What the ids of all that follows from a message are made of. A message that is delivered again, and what takes its
-    place (`Task.replace`), have the same; one that is sent again under the same task id has another."""
+    """What the ids of all that follows from a message are made of. A message that is delivered again, and what takes
+    its place (`Task.replace`), have the same; one that is sent again under the same task id has another."""
     sent = (message.properties or {}).get(RUN) or message.delivery_tag
     return f"{sent}\n{message.id}" if sent else message.id

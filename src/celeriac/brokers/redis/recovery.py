@@ -56,9 +56,9 @@ async def give_back(
     running: Collection[str] = (),
     queues: Sequence[str] | None = None,
 ) -> int:
-    """Return to the heads of their lists what is in flight under an epoch, but for the tags in `keep`; what a dead worker
-    held is marked, and those in `running` get one more lost worker. Stops when the lease lives again. Returns how
-    many."""
+    """Return to the heads of their lists what is in flight under an epoch, but for the tags in `keep`; what a dead
+    worker held is marked, and those in `running` get one more lost worker. Stops when the lease lives again. Returns
+    how many."""
     if queues is None:
         queues = await known_queues(link, layout)
     holdings = await link.many([("HKEYS", layout.inflight(queue, epoch)) for queue in queues])
