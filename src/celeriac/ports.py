@@ -85,8 +85,8 @@ class Consumer(Protocol):
 
     async def recover(self) -> int:
         """Give back the in-flight messages of dead workers (lease ended), kombu's `unacked` of dead peers too.
-        Returns how many. Safe to call from every worker: one does it at a time. Raises the worker-loss counter
-        (`wire.frame.with_losses`) of messages that were marked as running, and only of those."""
+        Returns how many. Safe to call from every worker: one does it at a time. Marks all as redelivered, and
+        raises the worker-loss counter of those that were marked as running (`wire.frame.with_losses`)."""
         ...
 
     async def adopt(self, known: Collection[Receipt]) -> int:

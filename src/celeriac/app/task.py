@@ -197,7 +197,8 @@ class Task(Generic[P, R]):
         if request.stamps and request.stamped_headers:
             sig = sig.clone()
             sig.stamp(**{key: value for key, value in request.stamps.items() if key in request.stamped_headers})
-        replacing.send(self.app, request, replacing.expansion(_message_of(request, self), sig))
+        old = _message_of(request, self)
+        replacing.send(self.app, request, old, replacing.expansion(old, sig))
         raise Ignore(f"{self.name}[{request.id}] was replaced by {sig!r}")
 
     @cached_property

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from celeriac.drivers.publish_ids import can_come_again
 from celeriac.errors import OperationalError
-from celeriac.model.message import Completion, Demand, Verdict
+from celeriac.model.message import Completion, Demand, Envelope, Verdict
 from celeriac.pools.memory import trim
 from celeriac.ports import Broker, Consumer, ResultBackend
 from celeriac.worker.dispatch import Dispatch
@@ -168,11 +169,16 @@ class Session:
         if backend is not None and any(c.fire is not None for c in mine):
             # what another one has carried out by now is only settled
             mine = [c for c in mine if c.fire is None or await backend.hold(c.fire, self.lease / 2)]
-        if backend is not None and (chords := [chord for c in mine for chord in c.chords]):
-            await backend.open_chords(chords)
+        chords = [chord for c in mine for chord in c.chords]
+        if backend is not None and chords:
+            # a crash may have come between here and the settlement: their members have run since, and will not again
+            standing = [await backend.chord(chord.group) for chord in chords]
+            new = [c for c, found in zip(chords, standing, strict=True) if found is None or found.held != "done"]
+            if new:
+                await backend.open_chords(new)
         envelopes = [envelope for c in mine for envelope in c.publish]
         if envelopes:
-            await self.broker.publish(envelopes)
+            await self.broker.publish([_once(envelope) for envelope in envelopes])
         stores = [c.store for c in mine if c.store is not None]
         while stores and backend is not None:
             deadline = self._store_offset + self.dispatch.safe_until
@@ -317,6 +323,10 @@ class Session:
             await asyncio.sleep(interval)
             await sweeper.sweep()
             self.kick.set()
+
+
+def _once(envelope: Envelope) -> Envelope:
+    return msgspec.structs.replace(envelope, once=True) if can_come_again(envelope.publish_id) else envelope
 
 
 async def lasting(session_of: Callable[[], Session], stopping: asyncio.Event, where: str) -> None:
