@@ -78,7 +78,7 @@ def test_beside_celery(tmp_path: Path) -> None:
 
 def test_history(tmp_path: Path) -> None:
     """The checker of histories says what was broken."""
-    project = Project(tmp_path / "history", {})
+    project = Project(tmp_path, {})
     with project.python(str(ROOT / "examples" / "history" / "judge.py")) as script:
         assert script.wait(30) == 0, script.output
         assert [line.partition(":")[0] for line in script.output.splitlines()] == ["lost", "started twice"]
