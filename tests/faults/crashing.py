@@ -26,7 +26,7 @@ from celeriac.worker.config import WorkerConfig
 from celeriac.worker.documents import READY_STATES
 from celeriac.worker.worker import Worker
 
-LEASE = 1.0
+LEASE = 1.5
 SPAN = 5.0
 """Seconds beside the lease within which a workflow has to end."""
 QUEUE = "celery"
