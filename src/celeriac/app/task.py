@@ -541,7 +541,7 @@ class Task(Generic[P, R]):
         if not request.chord:
             raise ValueError("the current task is not a member of a chord")
         sig = maybe_signature(sig, self.app)
-        members = adding.freeze(self.app, request, sig)
+        members = adding.freeze(self.app, request, _message_of(request, self), sig)
         self.backend.reader.add_to_chord(request.group, members)
         return sig if lazy else sig.delay()
 
