@@ -37,6 +37,18 @@ def linked(app: Celeriac) -> Sent:
     return Sent({each.id: "SUCCESS" for each in (result, *followers)})
 
 
+def linked_to_chord(app: Celeriac) -> Sent:
+    """A chord whose members have a chord as their link each."""
+    sig = app.signature
+    members = [sig("item", (1,)), sig("item", (2,))]
+    bodies = [sig("total"), sig("total")]
+    ends = [body.freeze().id for body in bodies]
+    for member, body in zip(members, bodies, strict=True):
+        member.link(chord([sig("twice"), sig("twice")], body, app=app))
+    result = chord(members, app=app)(sig("total"))
+    return Sent({each: "SUCCESS" for each in (result.id, *ends)})
+
+
 def failing(app: Celeriac) -> Sent:
     """A chord with a member that fails; error links on that and on the body."""
     sig = app.signature
@@ -114,8 +126,8 @@ def failing_chain(app: Celeriac) -> Sent:
 
 
 FLOWS: list[Flow] = [
-    linked, failing, failing_last, in_chain, nested, chord_behind_chord, group_last, replaced, replaced_member,
-    failing_chain,
+    linked, linked_to_chord, failing, failing_last, in_chain, nested, chord_behind_chord, group_last, replaced,
+    replaced_member, failing_chain,
 ]  # fmt: skip
 
 

@@ -11,15 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from celeriac.drivers.publish_ids import can_come_again
 from celeriac.errors import OperationalError
-from celeriac.model.message import Completion, Demand, Envelope, Verdict
+from celeriac.model.message import Completion, Demand, Verdict
 from celeriac.pools.memory import trim
 from celeriac.ports import Broker, Consumer, ResultBackend
 from celeriac.worker.dispatch import Dispatch
 from celeriac.worker.documents import entry_of
 from celeriac.worker.joins import Sweeper
-from celeriac.worker.outbox import Held
+from celeriac.worker.outbox import Held, once
 
 log = logging.getLogger("celeriac.worker")
 
@@ -110,7 +109,9 @@ class Session:
             settle: Sequence[Completion] = finished
             early: dict[int, Verdict] = {}
             try:
-                if not self.together and finished:
+                if self.together:
+                    settle = [await self._fresh(c) if c.parts and c.chords else c for c in finished]
+                elif finished:
                     settle, early = await self._elsewhere(consumer, finished)
                 turn = await consumer.cycle(settle, Demand(want, parked=parked))
             except BaseException:
@@ -169,16 +170,12 @@ class Session:
         if backend is not None and any(c.fire is not None for c in mine):
             # what another one has carried out by now is only settled
             mine = [c for c in mine if c.fire is None or await backend.hold(c.fire, self.lease / 2)]
-        chords = [chord for c in mine for chord in c.chords]
+        chords = [chord for c in mine if c.chords for chord in (await self._fresh(c)).chords]
         if backend is not None and chords:
-            # a crash may have come between here and the settlement: their members have run since, and will not again
-            standing = [await backend.chord(chord.group) for chord in chords]
-            new = [c for c, found in zip(chords, standing, strict=True) if found is None or found.held != "done"]
-            if new:
-                await backend.open_chords(new)
-        envelopes = [envelope for c in mine for envelope in c.publish]
+            await backend.open_chords(chords)
+        envelopes = [envelope for c in mine for envelope in once(c.publish)]
         if envelopes:
-            await self.broker.publish([_once(envelope) for envelope in envelopes])
+            await self.broker.publish(envelopes)
         stores = [c.store for c in mine if c.store is not None]
         while stores and backend is not None:
             deadline = self._store_offset + self.dispatch.safe_until
@@ -201,6 +198,16 @@ class Session:
             if n not in early
         ]
         return settle, early
+
+    async def _fresh(self, completion: Completion) -> Completion:
+        """Without the chords that have ended: this is done again after a crash between it and the settlement, and their
+        members have run since, and will not run again."""
+        if self.backend is None:
+            return completion
+        standing = [await self.backend.chord(chord.group) for chord in completion.chords]
+        chords = zip(completion.chords, standing, strict=True)
+        left = tuple(chord for chord, found in chords if found is None or found.held != "done")
+        return msgspec.structs.replace(completion, chords=left)
 
     async def _count_elsewhere(
         self, backend: ResultBackend, finished: list[Completion], mine: list[Completion]
@@ -323,10 +330,6 @@ class Session:
             await asyncio.sleep(interval)
             await sweeper.sweep()
             self.kick.set()
-
-
-def _once(envelope: Envelope) -> Envelope:
-    return msgspec.structs.replace(envelope, once=True) if can_come_again(envelope.publish_id) else envelope
 
 
 async def lasting(session_of: Callable[[], Session], stopping: asyncio.Event, where: str) -> None:
