@@ -1,4 +1,4 @@
-"""What the checker says of a task that started twice, though the worker that ran it first was not killed, and never ended."""
+"""What the checker says of a task that two workers started, though none was killed, and that never ended."""
 
 from celeriac.testing.history import Event, What, judge
 

@@ -379,7 +379,7 @@ def _registered(life: Life, settings: dict[str, Any]) -> Iterator[str]:
         del _lives[key]
 
 
-async def play(settings: dict[str, Any], flow: Flow, deaths: Sequence[int] = ()) -> Played:
+async def play(settings: dict[str, Any], flow: Flow, deaths: Sequence[int] = (), lease: float = LEASE) -> Played:
     """Send a workflow, and let one worker after the other carry it on: each of them but the last dies at its point."""
     recorder = Recorder()
     caller = make_app(settings)
@@ -394,9 +394,9 @@ async def play(settings: dict[str, Any], flow: Flow, deaths: Sequence[int] = ())
         died, left = 0, "nothing was tried"
         for life in lives:
             with _registered(life, settings) as key:
-                worker = Worker(_config(caller, life, key))
+                worker = Worker(_config(caller, life, key, lease))
                 running = asyncio.create_task(worker.run())
-                over = asyncio.create_task(_until_over(broker, backend, recorder, sent))
+                over = asyncio.create_task(_until_over(broker, backend, recorder, sent, lease))
                 death = asyncio.create_task(life.died.wait())
                 await asyncio.wait([running, over, death], return_when=asyncio.FIRST_COMPLETED)
                 if life.dead:
@@ -440,7 +440,7 @@ class _Telling:
         return call
 
 
-def _config(app: Celeriac, life: Life, key: str) -> WorkerConfig:
+def _config(app: Celeriac, life: Life, key: str, lease: float) -> WorkerConfig:
     def backend() -> ResultBackend:
         inner = app.make_backend()
         assert inner is not None
@@ -448,15 +448,20 @@ def _config(app: Celeriac, life: Life, key: str) -> WorkerConfig:
 
     return WorkerConfig(
         hostname=life.name, queues=(QUEUE,), make_broker=lambda: cast(Broker, MortalBroker(app.broker(), life)),
-        make_backend=backend, loader=f"{__name__}:load", spec={"life": key}, pool="solo", in_process=True, lease=LEASE,
+        make_backend=backend, loader=f"{__name__}:load", spec={"life": key}, pool="solo", in_process=True, lease=lease,
         remote_control=False, heartbeat=None,
     )  # fmt: skip
 
 
-async def _until_over(broker: Broker, backend: ResultBackend, recorder: Recorder, sent: Sent) -> str:
-    """Until all has ended, no message is left and no chord is open. Gives what is left after the lease and SPAN."""
-    end = time.monotonic() + LEASE + SPAN
+async def _until_over(broker: Broker, backend: ResultBackend, recorder: Recorder, sent: Sent, lease: float) -> str:
+    """Until all has ended, no message is left and no chord is open. Gives what is left after the lease and SPAN. Where
+    the machine was busy with something else, the worker stood still too: then it declares nobody dead for a lease."""
+    last = time.monotonic()
+    end = last + lease + SPAN
     while True:
+        stood, last = time.monotonic() - last, time.monotonic()
+        if stood > lease / 4:
+            end += stood + lease
         ends = recorder.ends()
         waiting = [one for one in sent.wanted if one not in ends]
         counts = await broker.count(QUEUE)

@@ -11,15 +11,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
-from celeriac.drivers.publish_ids import can_come_again
 from celeriac.errors import EncodeError, OperationalError, RefusedError
-from celeriac.model.message import Completion, Dead, Demand, Envelope, Verdict
+from celeriac.model.message import Completion, Dead, Demand, Verdict
 from celeriac.pools.memory import trim
 from celeriac.ports import Broker, Consumer, ResultBackend
 from celeriac.worker.dispatch import Dispatch
 from celeriac.worker.documents import entry_of
 from celeriac.worker.joins import Sweeper
-from celeriac.worker.outbox import Held
+from celeriac.worker.outbox import Held, once
 
 log = logging.getLogger("celeriac.worker")
 
@@ -111,7 +110,9 @@ class Session:
             early: dict[int, Verdict] = {}
             refused: dict[int, Verdict] = {}
             try:
-                if not self.together and finished:
+                if self.together:
+                    settle = [await self._fresh(c) if c.parts and c.chords else c for c in finished]
+                elif finished:
                     settle, early, refused = await self._elsewhere(consumer, finished)
                 turn = await consumer.cycle(settle, Demand(want, parked=parked))
             except BaseException:
@@ -185,18 +186,14 @@ class Session:
                 mine = kept  # what another one has carried out by now is only settled
 
             async def open_chords(some: list[Completion]) -> None:
-                chords = [chord for c in some for chord in c.chords]
-                # a crash may have come between here and the settlement: their members have run and will not again
-                standing = [await backend.chord(chord.group) for chord in chords]
-                new = [c for c, found in zip(chords, standing, strict=True) if found is None or found.held != "done"]
-                if new:
-                    await backend.open_chords(new)
+                if chords := [chord for c in some if c.chords for chord in (await self._fresh(c)).chords]:
+                    await backend.open_chords(chords)
 
             mine = await _carry_out(open_chords, mine, refused)
 
         async def publish(some: list[Completion]) -> None:
-            if envelopes := [envelope for c in some for envelope in c.publish]:
-                await self.broker.publish([_once(envelope) for envelope in envelopes])
+            if envelopes := [envelope for c in some for envelope in once(c.publish)]:
+                await self.broker.publish(envelopes)
 
         mine = await _carry_out(publish, mine, refused)
         stores = [c.store for c in mine if c.store is not None]
@@ -220,6 +217,16 @@ class Session:
         ]
         given_up = {n: Verdict(False, error=refused[id(c)]) for n, c in enumerate(finished) if id(c) in refused}
         return settle, early, given_up
+
+    async def _fresh(self, completion: Completion) -> Completion:
+        """Without the chords that have ended: this is done again after a crash between it and the settlement, and their
+        members have run since, and will not run again."""
+        if self.backend is None:
+            return completion
+        standing = [await self.backend.chord(chord.group) for chord in completion.chords]
+        chords = zip(completion.chords, standing, strict=True)
+        left = tuple(chord for chord, found in chords if found is None or found.held != "done")
+        return msgspec.structs.replace(completion, chords=left)
 
     async def _count_elsewhere(
         self, backend: ResultBackend, finished: list[Completion], mine: list[Completion], refused: dict[int, str]
@@ -345,10 +352,6 @@ class Session:
                 log.error("chords that stand still can't be looked after: %s", error)
                 interval = 3600.0
             self.kick.set()
-
-
-def _once(envelope: Envelope) -> Envelope:
-    return msgspec.structs.replace(envelope, once=True) if can_come_again(envelope.publish_id) else envelope
 
 
 async def lasting(session_of: Callable[[], Session], stopping: asyncio.Event, where: str) -> None:
