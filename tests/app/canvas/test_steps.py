@@ -77,7 +77,7 @@ def test_growing_takes_no_time(tail: bool) -> None:
     start = perf_counter()
     for number in range(2000):
         whole = whole | step(number)
-    assert perf_counter() - start < 1.0
+    assert perf_counter() - start < 10.0  # copying all steps each time takes minutes
     steps = whole.body.tasks if tail else whole.tasks[1:]
     assert [one.args for one in steps] == [(number,) for number in range(2000)]
 
@@ -89,9 +89,13 @@ def test_what_is_too_deep_says_so() -> None:
     for number in range(50):
         whole = whole | pair | step(number)
     assert whole.delay().id
-    with pytest.raises(InvalidTaskError, match="let a task send the rest"):
+
+    def grow(shape: Any) -> None:
         for number in range(2000):
-            whole = whole | pair | step(number)
+            shape = shape | pair | step(number)
+
+    with pytest.raises(InvalidTaskError, match="let a task send the rest"):
+        grow(whole)
     with pytest.raises((InvalidTaskError, EncodeError), match="nested too deeply"):
         chain(step(0), *(each for number in range(300) for each in (pair, step(number)))).delay()
 
