@@ -85,13 +85,16 @@ def test_growing_takes_no_time(tail: bool) -> None:
 def test_what_is_too_deep_says_so() -> None:
     """A group before a step nests what follows: fifty in turn are sent, thousands are refused when they are made."""
     pair = group(step(1), step(2))
-    whole: Any = step(0)
-    for number in range(50):
-        whole = whole | pair | step(number)
-    assert whole.delay().id
-    with pytest.raises(InvalidTaskError, match="let a task send the rest"):
-        for number in range(2000):
+
+    def grown(count: int) -> Any:
+        whole: Any = step(0)
+        for number in range(count):
             whole = whole | pair | step(number)
+        return whole
+
+    assert grown(50).delay().id
+    with pytest.raises(InvalidTaskError, match="let a task send the rest"):
+        grown(2000)
     with pytest.raises((InvalidTaskError, EncodeError), match="nested too deeply"):
         chain(step(0), *(each for number in range(300) for each in (pair, step(number)))).delay()
 
