@@ -59,13 +59,13 @@ $(VENV)/.installed: $(VENV)/.made pyproject.toml
 
 $(VENV)/.developed: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --editable ".[redis,yaml,zstd,brotli,uvloop]" --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[all]" --group dev
 	@touch $@
 
 # Real Celery, to stand on the other side of the tests, and dramatiq, to be measured beside. Never in the same Python.
 $(CELERY_VENV)/.installed: Makefile
 	$(PYTHON) -m venv $(CELERY_VENV)
-	$(CELERY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "celery==5.7.*" redis hiredis "dramatiq==2.2.*" msgpack PyYAML packaging
+	$(CELERY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "celery==5.7.*" redis hiredis "dramatiq==2.2.*" sqlalchemy "psycopg[binary]" PyMySQL pymemcache msgpack PyYAML packaging
 	@touch $@
 
 $(OLD_CELERY_VENV)/.installed: Makefile
