@@ -22,7 +22,7 @@ from pymemcache.exceptions import MemcacheError, MemcacheIllegalInputError, Memc
 from celeriac.backends.blocking import BlockingBackend, BlockingReader, Ear
 from celeriac.backends.keys import Keys, is_success, lost_entry
 from celeriac.drivers.shelf_chords import ShelfChords, Written
-from celeriac.errors import ImproperlyConfigured, OperationalError
+from celeriac.errors import ImproperlyConfigured, OperationalError, RefusedError
 from celeriac.model.message import DONE, LOST, Store, Verdict
 
 T = TypeVar("T")
@@ -98,6 +98,8 @@ class MemcachedStore:
             yield client
         except (OSError, MemcacheError) as error:
             text = str(error) or type(error).__name__
+            if "too large" in text:
+                raise RefusedError(f"{self.describe()}: {text} (memcached -I sets how large a value may be)") from error
             raise OperationalError(f"{self.describe()}: {text}") from error
 
     def key(self, prefix: str, name: str) -> str:
@@ -136,7 +138,7 @@ class MemcachedStore:
                 elif is_success(before) or client.cas(key, store.document, mark, expire=ttl):
                     return DONE
         except (MemcacheServerError, MemcacheIllegalInputError, UnicodeEncodeError) as error:
-            if isinstance(error, MemcacheServerError) and b"too large" not in str(error).encode():
+            if isinstance(error, MemcacheServerError) and "too large" not in str(error):
                 raise
             return Verdict(False, error=f"{error} (memcached -I sets how large a value may be)")
 

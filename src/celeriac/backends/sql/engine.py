@@ -12,7 +12,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
 
-from celeriac.errors import CeleryError, ImproperlyConfigured, OperationalError
+from celeriac.errors import CeleryError, ImproperlyConfigured, OperationalError, RefusedError
 
 DRIVERS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "postgresql": (("psycopg", "psycopg"), ("psycopg2", "psycopg2")),
@@ -115,11 +115,10 @@ def _begin_at_once(engine: sa.Engine) -> None:
 
 def code_of(error: DBAPIError) -> str | int:
     """SQLSTATE of PostgreSQL, or MySQL's number; empty for others."""
-    found = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
-    if found:
-        return str(found)
     args: tuple[Any, ...] = getattr(error.orig, "args", ())
-    return args[0] if args and isinstance(args[0], int) else ""
+    if args and isinstance(args[0], int):
+        return args[0]
+    return getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or ""
 
 
 def is_transient(error: DBAPIError) -> bool:
@@ -149,4 +148,5 @@ def failure(describe: str, error: BaseException) -> CeleryError:
     hint = ""
     if isinstance(error, DBAPIError) and code_of(error) in _RIGHTS:
         hint = " (grant the user SELECT, INSERT, UPDATE, DELETE and, for the first start, CREATE TABLE)"
-    return OperationalError(f"{describe}: {one_line(error)}{hint}")
+    kind = RefusedError if hint else OperationalError
+    return kind(f"{describe}: {one_line(error)}{hint}")

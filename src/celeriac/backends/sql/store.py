@@ -21,7 +21,7 @@ from celeriac.backends.sql.chords import SqlShelf
 from celeriac.backends.sql.engine import failure, is_about_data, is_transient, one_line, open_engine, parse
 from celeriac.backends.sql.tables import Tables
 from celeriac.drivers.shelf_chords import ShelfChords
-from celeriac.errors import BackendStoreError
+from celeriac.errors import BackendStoreError, RefusedError
 from celeriac.model.message import DONE, LOST, Store, Verdict
 from celeriac.wire import row
 
@@ -124,6 +124,10 @@ class SqlStore:
         """Store documents in one transaction; when one of them can't be, each in its own."""
         if not stores:
             return []
+        if any(not _fits(store.id) for store in stores):
+            if len(stores) > 1:
+                return [verdict for each in stores for verdict in self.store([each], deadline)]
+            return [Verdict(False, error=f"{stores[0].id[:200]!r} can't be the id of a row")]
         rows = _merged(stores, self._serializer)
 
         def work(connection: sa.Connection) -> bool:
@@ -160,7 +164,6 @@ class SqlStore:
                     found[task_id] = row.join(task_id, stored, self._serializer)
 
         if wanted:
-            self._connected()  # it knows the columns
             self._run(work, writes=False)
         return {name: found[name] for name in wanted if name in found}  # MySQL finds `A` for `a`
 
@@ -232,14 +235,14 @@ class SqlStore:
                 lambda group, document: self._save_group(
                     connection, group, row.split_group(document, self._serializer)
                 ),
-                lambda group: self._fetch_group(connection, group),
+                lambda group: self._fetch_group(connection, group) if _fits(group) else None,
             )
             return work(ShelfChords(shelf, partial(lost_entry, serializer=self._serializer)))
 
         try:
             return self._run(inside)
-        except DBAPIError as error:
-            raise BackendStoreError(f"{self.describe()}: {one_line(error)}") from None
+        except (DBAPIError, ValueError) as error:
+            raise RefusedError(f"{self.describe()}: {one_line(error)}") from None
 
     # Waiting
 
@@ -249,10 +252,7 @@ class SqlStore:
             return None
         from celeriac.backends.sql.ear import PostgresEar
 
-        try:
-            return PostgresEar(self._connected(), CHANNEL)
-        except SQLAlchemyError as error:
-            raise failure(self.describe(), error) from None
+        return self._run(lambda connection: PostgresEar(connection.engine, CHANNEL), writes=False)
 
     def close(self) -> None:
         """Close all connections. The next use opens others."""
@@ -265,9 +265,10 @@ class SqlStore:
 def _fits(name: str) -> bool:
     """Can a row have this id? Others need not be looked for, and a driver would stumble over them."""
     try:
-        return len(name.encode()) <= 4 * row.TEXT_LIMIT and "\0" not in name
+        name.encode()
     except UnicodeEncodeError:
         return False
+    return len(name) <= row.TEXT_LIMIT and "\0" not in name
 
 
 def _moment(seconds: float) -> datetime:

@@ -52,6 +52,10 @@ def _task(metadata: sa.MetaData, name: str | None, schema: str | None, extended:
     )
 
 
+TRIES = 10
+"""How often it is tried to make the tables."""
+
+
 class Tables:
     """Names and schemas as the settings say."""
 
@@ -95,17 +99,15 @@ class Tables:
 
     def prepare(self, engine: sa.Engine) -> None:
         """Make what is missing, and look at what is there."""
-        if not self._there(engine):
-            for tries in range(10):
-                try:
-                    self._make(engine)
-                    break
-                except SQLAlchemyError:  # another process is doing the same, most likely
-                    if tries == 9 or (engine.dialect.name == "sqlite" and self._there(engine)):
-                        raise
-                    time.sleep(random.uniform(0.02, 0.1))
-                    if self._there(engine):
-                        break
+        tries = 0
+        while not self._there(engine):
+            tries += 1
+            try:
+                self._make(engine)
+            except SQLAlchemyError:  # another process is doing the same, most likely
+                if tries == TRIES:
+                    raise
+                time.sleep(random.uniform(0.02, 0.1))
         present = self._present(engine)
         wanted = LATER if self.extended else ("children",)
         for name in wanted:
@@ -126,7 +128,7 @@ class Tables:
         _task(made, self.task.name, self.task.schema, self.extended)
         for table in (self.group, self.chord, self.entry):
             table.to_metadata(made)
-        made.create_all(engine)
+        made.create_all(engine.execution_options(celeriac_writes=True))
 
     def _add(self, engine: sa.Engine, name: str) -> bool:
         column = self.task.c[name]
@@ -136,7 +138,7 @@ class Tables:
             f" {column.type.compile(engine.dialect)}"
         )
         try:
-            with engine.begin() as connection:
+            with engine.execution_options(celeriac_writes=True).begin() as connection:
                 connection.execute(sa.text(statement))
         except SQLAlchemyError as error:
             if name in self._present(engine):  # another process was first
