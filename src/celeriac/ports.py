@@ -53,7 +53,7 @@ class Capabilities(msgspec.Struct, frozen=True):
 
 
 class Keeping(msgspec.Struct, frozen=True):
-    """What a result backend can do. Shown in the documentation."""
+    """What a result backend can do: the `keeping` of its class, shown in the documentation."""
 
     waits: str
     """How whoever waits for a result hears of it."""

@@ -30,14 +30,12 @@ def _backend(store: str, request: pytest.FixtureRequest, folder: Path) -> str:
 
 @pytest.fixture(params=STORES)
 def peers(request: pytest.FixtureRequest, tmp_path: Path, clean_redis_url: str) -> Iterator[Peers]:
-    """One worker of each kind, with a queue of its own."""
+    """Both sides with one store of results."""
     settings = {
         "result_backend": _backend(request.param, request, tmp_path), "result_extended": True,
         "result_chord_retry_interval": 0.2, "database_engine_options": {"pool_pre_ping": True},
     }  # fmt: skip
     with Peers(tmp_path / "project", clean_redis_url, settings=settings) as made:
-        made.worker("celery", "-c", "1", "-Q", "theirs")
-        made.worker("celeriac", "-c", "1", "-Q", "ours,celery")
         yield made
         made.show()
 
@@ -51,6 +49,8 @@ def _flow(peers: Peers, producer: Peer, shapes: list[Any]) -> list[dict[str, Any
 
 def test_results_of_both_kinds(peers: Peers, request: pytest.FixtureRequest) -> None:
     """What a worker of one kind stores both kinds of clients read as the same; chords end."""
+    peers.worker("celery", "-c", "1", "-Q", "theirs")
+    peers.worker("celeriac", "-c", "1", "-Q", "ours,celery")
     ids = []
     sides: list[tuple[Peer, str]] = [("celeriac", "theirs"), ("celery", "ours")]
     for side, queue in sides:
@@ -69,3 +69,14 @@ def test_results_of_both_kinds(peers: Peers, request: pytest.FixtureRequest) -> 
         # what Celery's get() raises: the one error, or the other when it is called late
         assert failed["value"][1] in ("ChordError", "ValueError"), failed
         assert failed["states"][-1] == "FAILURE"
+
+
+@pytest.mark.parametrize("peers", ["sqlite", "memcached", "file"], indirect=True)
+def test_a_chord_of_ours_on_workers_of_celery(peers: Peers) -> None:
+    """Celery's workers don't count the members of a chord that celeriac sent: a worker of ours that stands beside finds
+    that they have ended, and carries on."""
+    peers.worker("celery", "-c", "1", "-Q", "celery")
+    peers.worker("celeriac", "-c", "1", "-Q", "ours")
+    joined, failed = _flow(peers, "celeriac", [CHORD, FAILING])
+    assert joined["value"] == ["value", [[[7, 0], [7, 1], [7, 2]]]], joined
+    assert failed["value"][:2] == ["error", "ChordError"], failed

@@ -19,6 +19,7 @@ from celeriac.backends.keys import Keys, is_success, lost_entry
 from celeriac.drivers.shelf_chords import ShelfChords, Written
 from celeriac.errors import ImproperlyConfigured, OperationalError
 from celeriac.model.message import DONE, LOST, Store, Verdict
+from celeriac.ports import Keeping
 
 T = TypeVar("T")
 _NEVER = 4_102_444_800.0
@@ -300,6 +301,12 @@ def _delete_older(folder: Path, before: float, ours: Callable[[str], bool], limi
 class FileBackend(BlockingBackend):
     """ResultBackend on a folder."""
 
+    keeping = Keeping(
+        waits="looked for, twice a second at last",
+        forgets="cleaned up, by workers and by celery.backend_cleanup",
+        chords="counted in files of celeriac; those that Celery sent: asked for by celery.chord_unlock",
+        layout="Celery",
+    )
     def __init__(self, url: str, options: Mapping[str, Any], clock: Callable[[], float] | None = None) -> None:
         super().__init__(FileStore(url, options, clock))
 

@@ -24,6 +24,7 @@ from celeriac.backends.keys import Keys, is_success, lost_entry
 from celeriac.drivers.shelf_chords import ShelfChords, Written
 from celeriac.errors import ImproperlyConfigured, OperationalError, RefusedError
 from celeriac.model.message import DONE, LOST, Store, Verdict
+from celeriac.ports import Keeping
 
 T = TypeVar("T")
 
@@ -318,6 +319,12 @@ def _names(data: bytes | None) -> list[str]:
 class MemcachedBackend(BlockingBackend):
     """ResultBackend on memcached."""
 
+    keeping = Keeping(
+        waits="looked for, twice a second at last",
+        forgets="by itself, and whatever else it has no room for",
+        chords="counted in keys of celeriac; those that Celery sent end only on workers of Celery",
+        layout="Celery",
+    )
     def __init__(self, url: str, options: Mapping[str, Any], clock: Callable[[], float] | None = None) -> None:
         super().__init__(MemcachedStore(url, options, clock))
 
