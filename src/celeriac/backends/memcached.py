@@ -322,7 +322,7 @@ class MemcachedBackend(BlockingBackend):
     keeping = Keeping(
         waits="looked for, twice a second at last",
         forgets="by itself, and whatever else it has no room for",
-        chords="counted in keys of celeriac; those that Celery sent end only on workers of Celery",
+        chords="counted in keys of celeriac; their members have to run on the kind of workers that sent them",
         layout="Celery",
     )
     def __init__(self, url: str, options: Mapping[str, Any], clock: Callable[[], float] | None = None) -> None:
