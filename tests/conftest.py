@@ -16,6 +16,7 @@ from tests.servers import (
     redis_server,
     valkey_server,
 )
+from tests.sql_servers import mariadb_server, memcached_server
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -96,3 +97,23 @@ def postgres_url(postgres_server: PostgresServer) -> str:
     """The URL of a real PostgreSQL, with celeriac's tables emptied before the test."""
     empty_postgres(postgres_server.url)
     return postgres_server.url
+
+
+@pytest.fixture(scope="session")
+def mariadb_url() -> Iterator[str]:
+    """The URL of a real MariaDB, `mysql://...`, shared by the session."""
+    try:
+        with mariadb_server() as url:
+            yield url
+    except ServerMissing as missing:
+        pytest.fail(str(missing))
+
+
+@pytest.fixture(scope="session")
+def memcached_address() -> Iterator[str]:
+    """`host:port` of a real memcached, shared by the session: use key prefixes of your own."""
+    try:
+        with memcached_server() as address:
+            yield address
+    except ServerMissing as missing:
+        pytest.fail(str(missing))

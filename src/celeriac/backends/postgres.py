@@ -20,6 +20,7 @@ from celeriac.drivers.postgres.lines import Holder, Lines
 from celeriac.drivers.postgres.site import Site, parse
 from celeriac.errors import BackendStoreError
 from celeriac.model.message import DONE, LOST, Chord, Fire, Part, Standing, Store, Verdict
+from celeriac.ports import Keeping
 
 _CHANNEL = "celeriac_results"
 _WAIT_SECONDS = 60
@@ -43,6 +44,12 @@ class PostgresBackend:
     """ResultBackend on a database. All watches of a backend share one look at it."""
 
     persistent = True
+    keeping = Keeping(
+        waits="told at once, by NOTIFY; through PgBouncer it looks, ten times a second",
+        forgets="by workers, every ten seconds",
+        chords="counted in the step that stores the member",
+        layout="celeriac",
+    )
 
     def __init__(self, url: str, options: Mapping[str, object]) -> None:
         self.site = parse(url, options)
