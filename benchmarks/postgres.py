@@ -1,5 +1,5 @@
-"""PostgreSQL as broker and result backend: no-op tasks a second with results stored, beside pgqueuer; sending in bulk; what
-idle workers cost; whether tables stay small.
+"""PostgreSQL as broker and result backend: no-op tasks a second with results stored, beside pgqueuer; sending in bulk;
+what idle workers cost; whether tables stay small.
 
 The server keeps what it commits (fsync on). The queue is filled first. What is counted are rows of the queue's table at
 both ends of a window of steady work.
@@ -149,8 +149,8 @@ def measure(effort: Effort) -> Table:
             round(median(run["server_us"] for run in runs[side.name]), 1),
         ))  # fmt: skip
     table.notes.append(
-        f"Medians of {effort.runs} alternating runs with windows of {effort.window:g} s; celeriac stores results, pgqueuer "
-        "its log of jobs. Server with fsync."
+        f"Medians of {effort.runs} alternating runs with windows of {effort.window:g} s; celeriac stores results, "
+        "pgqueuer its log of jobs. Server with fsync."
     )
     return table
 

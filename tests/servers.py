@@ -425,8 +425,9 @@ class PgBouncer:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         if self._process is not None:
-            for child in [*psutil.Process(self._process.pid).children(), self._process]:
+            for child in psutil.Process(self._process.pid).children():
                 child.kill()
+            self._process.kill()
             self._process.wait(10)
         shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""What is PostgreSQL's own beside the contract: notifications, a pooler in between, what is swept, what gets in the way."""
+"""What is PostgreSQL's own beside the contract: notifications, a pooler in between, sweeping, broken connections."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class TestNotifications:
     async def test_only_who_waits_is_told(self, rig: BrokerRig) -> None:
         """A publish notifies a worker that waits, and none that is busy."""
         told: list[str] = []
-        line = Line(PostgresBroker(rig_url(rig), {}).site, channels=("celeriac_work",), hear=lambda _, q: told.append(q))
+        site = PostgresBroker(rig_url(rig), {}).site
+        line = Line(site, channels=("celeriac_work",), hear=lambda _, queue: told.append(queue))
         await line.open()
         async with rig.consuming() as (broker, consumer):
             await broker.publish([envelope("a"), envelope("b")])
@@ -180,7 +181,7 @@ class TestConnections:
             await broker.publish([envelope("a")])
             proxy.freeze()
             before = time.monotonic()
-            with pytest.raises(OperationalError, match="did not answer within 0.5 s"):
+            with pytest.raises(OperationalError, match=r"did not answer within 0\.5 s"):
                 await broker.publish([envelope("b")])
             assert time.monotonic() - before < 2
             await broker.publish([envelope("c")])

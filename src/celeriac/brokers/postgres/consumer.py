@@ -12,7 +12,7 @@ import msgspec
 
 from celeriac.brokers.dead_letters import DEAD_LETTER_LIMIT
 from celeriac.brokers.lease import LeaseWatch
-from celeriac.brokers.losses import count_lost_worker, mark_redelivered
+from celeriac.brokers.losses import after_lost_worker
 from celeriac.brokers.postgres import sweeping
 from celeriac.brokers.postgres.settling import NOTHING, columns, parts_of
 from celeriac.drivers.alarm import Alarm
@@ -51,11 +51,10 @@ SELECT epoch, celeriac_1_now() FROM celeriac_workers WHERE expires <= celeriac_1
     AND clock_timestamp() > pg_postmaster_start_time() + $2::double precision * interval '1 second'
 """
 _END = "DELETE FROM celeriac_workers WHERE epoch = $1::text AND expires <= celeriac_1_now() RETURNING running"
-_RAN = """
-SELECT m.id, m.blob FROM celeriac_inflight AS f JOIN celeriac_messages AS m ON m.id = f.id
-WHERE f.epoch = $1::text AND f.id = ANY ($2)
+_HELD = """
+SELECT m.id, m.blob FROM celeriac_inflight AS f JOIN celeriac_messages AS m ON m.id = f.id WHERE f.epoch = $1::text
 """
-_COUNTED = """
+_MARKED = """
 UPDATE celeriac_messages AS m SET blob = u.blob FROM unnest($1::bigint[], $2::bytea[]) AS u (id, blob) WHERE m.id = u.id
 """
 _GIVE_BACK = "SELECT celeriac_1_give_back($1::text, $2::bigint[], $3::bigint[])"
@@ -211,15 +210,7 @@ class PostgresConsumer:
             for number, names in groups.items():
                 verdicts[number] = Verdict(True, complete=tuple(names))
                 kept.add(number)
-            await self._mark(run, [each.receipt for number, each in rest if number in kept and each.receipt])
         return rest, frozenset(kept)
-
-    async def _mark(self, run: Any, receipts: Sequence[Receipt]) -> None:
-        """Messages whose results are stored stay in flight: whoever gets one again has to look for its result."""
-        if receipts:
-            numbers = Int8s([parts_of(receipt)[0] for receipt in receipts])
-            rows = await run("SELECT id, blob FROM celeriac_messages WHERE id = ANY ($1)", (numbers,))
-            await run(_COUNTED, (Int8s([i for i, _ in rows]), Byteas([mark_redelivered(blob) for _, blob in rows])))
 
     async def _buried(self, completion: Completion, error: BaseException, want: Demand) -> Turn:
         """What can't be carried out goes to the dead letters with what is wrong with it."""
@@ -305,9 +296,10 @@ class PostgresConsumer:
             ended = await run(_END, (dead,))
             if not ended:
                 return 0  # another was first, or it lives
-            if ended[0][0]:
-                ran = await run(_RAN, (dead, Int8s(ended[0][0])))
-                await run(_COUNTED, (Int8s([i for i, _ in ran]), Byteas([count_lost_worker(blob) for _, blob in ran])))
+            running = frozenset(ended[0][0])
+            held = await run(_HELD, (dead,))
+            marked = [after_lost_worker(blob, number in running) for number, blob in held]
+            await run(_MARKED, (Int8s([number for number, _ in held]), Byteas(marked)))
             await run("DELETE FROM celeriac_waiting WHERE name = $1::text", (dead,))
             [(count,)] = await run(_GIVE_BACK, (dead, None, None))
         return int(count)
