@@ -22,7 +22,10 @@ _figures: list[tuple[str, dict[str, Any]]] = []
 
 MakeSite = Callable[..., Site]
 Server = RedisServer | PostgresServer
-POSTGRES_IN_SHORT = ("test_nothing_lost", "test_long_tasks", "test_schedule", "test_workflows", "test_layout")
+POSTGRES_IN_SHORT = (
+    "test_nothing_lost", "test_long_tasks", "test_schedule", "test_workflows", "test_layout", "test_crash_points",
+    "test_transactions",
+)  # fmt: skip
 """On PostgreSQL the other files, which have little to do with the broker, belong to the long form."""
 
 

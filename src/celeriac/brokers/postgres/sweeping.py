@@ -21,6 +21,9 @@ _BUDGET = 5.0
 _VACUUM_AFTER = 20_000
 """Settled messages after which the hot tables are vacuumed. The server itself looks once a minute: by then each claim
 would step over a million dead entries at the head of the index."""
+_VACUUM = """
+VACUUM (TRUNCATE FALSE, INDEX_CLEANUP ON) celeriac_ready, celeriac_inflight, celeriac_messages, celeriac_schedule
+"""
 _MINE = """
 UPDATE celeriac_state SET value = celeriac_1_now() WHERE name = $1::text AND value < celeriac_1_now() - $2::bigint
 RETURNING 1
@@ -105,9 +108,7 @@ class Sweeps:
             if self.settled >= _VACUUM_AFTER:
                 self.settled = 0
                 if await line.run(_MINE, ("vacuumed", 3_000_000)):
-                    await line.run(
-                        "VACUUM celeriac_ready, celeriac_inflight, celeriac_messages, celeriac_schedule", (), LONG
-                    )
+                    await line.run(_VACUUM, (), LONG)
             if await line.run(_MINE, ("tidied", int(_TIDY_SECONDS * 0.9e6))):
                 await tidy(line, self._dead_limit)
         except CeleryError as error:
