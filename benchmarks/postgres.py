@@ -189,6 +189,8 @@ def measure_idle(effort: Effort) -> Table:
         time.sleep(max(10.0, effort.window * 3))
         took = time.perf_counter() - began
         used, served = (cpu(families) - used) / took * 100, (cpu(backends) - served) / took * 100
+        for worker in workers:
+            worker.assert_alive()
         table.rows.append((len(workers), round(used, 2), round(served, 2)))
         table.raw.append({"workers": len(workers), "worker_percent": used, "server_percent": served})
     return table

@@ -134,9 +134,12 @@ class TestSweeping:
             await backend.count([Part(name, "m0", 0, b"[]", b"{}")], 1.0)
             await broker.cancel([name], expires)
         await broker.publish([envelope("x", publish_id="11111111-2222-5333-8444-555555555555"), envelope("r", REPLY)])
-        await broker.broadcast("e", "k", b"x")
+        async with broker.listen("e", "#"):
+            await broker.broadcast("e", "k", b"x")
+        await broker.broadcast("nobody", "k", b"x")
         await asyncio.sleep(0.1)
         line = Line(broker.site)
+        assert await line.run("SELECT exchange FROM celeriac_notices") == [("e",)]
         await line.run("UPDATE celeriac_published SET until = 1")
         await line.run("UPDATE celeriac_notices SET at = 1")
         await line.run("UPDATE celeriac_ready SET position = 1 WHERE queue LIKE '%pidbox'")

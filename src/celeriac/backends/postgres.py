@@ -23,12 +23,6 @@ from celeriac.model.message import DONE, LOST, Chord, Fire, Part, Standing, Stor
 from celeriac.ports import Keeping
 
 _CHANNEL = "celeriac_results"
-_WAIT_SECONDS = 60
-"""For so long it stands that somebody waits here; it is said anew in half the time."""
-_WAITS = """
-INSERT INTO celeriac_waiting VALUES ($1::text, 'r', '{}', celeriac_1_now() + $2::bigint)
-ON CONFLICT (name) DO UPDATE SET until = excluded.until
-"""
 _LOOK_SECONDS = 2.0
 """How often who waits looks by itself where notifications come through."""
 _LOOK_SOON = 0.05
@@ -142,9 +136,9 @@ class PostgresBackend:
             listens = await lines.hear(self._hear, (_CHANNEL,))
             new = time.monotonic() >= self._said
             while True:
-                if listens and time.monotonic() > self._said - _WAIT_SECONDS / 2:
-                    await lines.side.run(_WAITS, (self._name, _WAIT_SECONDS * 1_000_000))
-                    self._said = time.monotonic() + _WAIT_SECONDS
+                if listens and time.monotonic() > self._said - calls.WAIT_SECONDS / 2:
+                    await lines.side.run(*calls.wait(self._name, "r"))
+                    self._said = time.monotonic() + calls.WAIT_SECONDS
                     await lines.ear.open()
                 rung.clear()
                 told, self._told = self._told, set()
@@ -428,10 +422,10 @@ class _Ear:
         listening = self._connection.is_listening
         if not listening:
             self._connection.listen(_CHANNEL)
-        if not listening or time.monotonic() > self._said - _WAIT_SECONDS / 2:
+        if not listening or time.monotonic() > self._said - calls.WAIT_SECONDS / 2:
             fresh = time.monotonic() > self._said
-            self._connection.run(_WAITS, (self._name, _WAIT_SECONDS * 1_000_000))
-            self._said = time.monotonic() + _WAIT_SECONDS
+            self._connection.run(*calls.wait(self._name, "r"))
+            self._said = time.monotonic() + calls.WAIT_SECONDS
             return fresh or not listening
         return False
 

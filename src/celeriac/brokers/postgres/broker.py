@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -27,8 +28,18 @@ _NOTICE = "celeriac_notices"
 _NOTICES = """
 SELECT id, exchange, routing_key, payload FROM celeriac_notices WHERE id > $1::bigint AND NOT id = ANY ($2) ORDER BY id
 """
+_TELL = f"""
+WITH told AS (
+    INSERT INTO celeriac_notices (exchange, routing_key, payload, at)
+    SELECT $1::text, $2::text, $3::bytea, celeriac_1_now() WHERE EXISTS (
+        SELECT 1 FROM celeriac_waiting WHERE kind = 'n' AND until > celeriac_1_now() AND $1::text = ANY (queues)
+    ) RETURNING 1
+) SELECT pg_notify('{_NOTICE}', left($1::text, 1000)) FROM told
+"""
 _OVERLAP = 1000
 """Numbers of notices are given before they are committed: one may come after its followers, but not after so many."""
+_LOOK_SECONDS = 15.0
+"""How often who listens looks by itself where notifications come through."""
 _BATCH = 4000
 """Envelopes in one statement."""
 
@@ -167,54 +178,66 @@ class PostgresBroker:
     # Bus
 
     async def broadcast(self, exchange: str, routing_key: str, payload: bytes) -> None:
-        """Tell everyone who listens now."""
-        await self._side.run(
-            f"""WITH told AS (
-                    INSERT INTO celeriac_notices (exchange, routing_key, payload, at)
-                    VALUES ($1::text, $2::text, $3::bytea, celeriac_1_now())
-                ) SELECT pg_notify('{_NOTICE}', left($1::text, 1000))""",
-            (exchange, routing_key, payload),
-        )
+        """Tell everyone who listens now. Where nobody does, nothing is written."""
+        await self._side.run(_TELL, (exchange, routing_key, payload))
 
     @asynccontextmanager
     async def listen(self, exchange: str, pattern: str) -> AsyncIterator[AsyncIterator[bytes]]:
         """The payloads of broadcasts from now on."""
-        lines, rung = self._lines, Alarm()
-        name = exchange[:1000]
-
-        def hear(channel: str, payload: str) -> None:
-            if not channel or (channel == _NOTICE and payload == name):
-                rung.set()
-
+        lines, ear = self._lines, _Ear(exchange)
         try:
-            await lines.hear(hear, (_NOTICE,))
+            await lines.hear(ear.hear, (_NOTICE,))
+            await lines.side.run(*calls.wait(ear.name, "n", [exchange]))
             [(last, known)] = await lines.side.run(
                 f"""SELECT coalesce(max(id), 0), coalesce(array_agg(id), '{{}}') FROM celeriac_notices
                     WHERE id >= (SELECT max(id) FROM celeriac_notices) - {_OVERLAP}"""
             )
-            yield self._heard(lines, rung, exchange, pattern, last, set(known))
+            yield self._heard(lines, ear, pattern, last, set(known))
         finally:
-            lines.ears.discard(hear)
+            lines.ears.discard(ear.hear)
 
     async def _heard(
-        self, lines: Lines, rung: Alarm, exchange: str, pattern: str, last: int, known: set[int]
+        self, lines: Lines, ear: _Ear, pattern: str, last: int, known: set[int]
     ) -> AsyncIterator[bytes]:
+        said = time.monotonic()
         while True:
-            rung.clear()
+            ear.rung.clear()
+            if ear.lost or time.monotonic() > said + calls.WAIT_SECONDS / 2:
+                ear.lost, said = False, time.monotonic()
+                await lines.side.run(*calls.wait(ear.name, "n", [ear.exchange]))
             rows = await lines.side.run(_NOTICES, (last - _OVERLAP, Int8s(sorted(known))))
             for number, told, routing_key, payload in rows:
                 last = max(last, number)
                 known.add(number)
-                if told == exchange and hears(pattern, routing_key):
+                if told == ear.exchange and hears(pattern, routing_key):
                     yield payload
             known = {number for number in known if number > last - _OVERLAP}
-            await rung.wait(5.0 if lines.ear.listens else 0.1)
+            await ear.rung.wait(_LOOK_SECONDS if lines.ear.listens else 0.1)
 
     async def reply(self, queue: str, payload: bytes) -> None:
         """Put an answer into a queue."""
         name = os.urandom(8).hex()
         # The 4 marks it as a random id: a reply is sent once.
         await self.publish([Envelope(name, f"reply-{name[:8]}4{name[8:]}", queue, payload)])
+
+
+class _Ear:
+    """Who listens to an exchange."""
+
+    def __init__(self, exchange: str) -> None:
+        self.exchange = exchange
+        self.name = f"n{os.urandom(8).hex()}"
+        self.rung = Alarm()
+        self.lost = False
+        """The connection was lost: after a crash of the server nobody knows that we listen."""
+        self._told = exchange[:1000]
+
+    def hear(self, channel: str, payload: str) -> None:
+        """A notification, or the loss of the connection."""
+        if not channel:
+            self.lost = True
+        if not channel or (channel == _NOTICE and payload == self._told):
+            self.rung.set()
 
 
 def _fail(answer: asyncio.Future[None], error: BaseException) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any
@@ -40,15 +41,16 @@ log = logging.getLogger("celeriac.postgres")
 CYCLE = f"SELECT * FROM celeriac_1_cycle({', '.join(f'${n}' for n in range(1, 35))})"
 WORK = "celeriac_work"
 """The channel on which new messages are told, by the name of their queue."""
-_LOOK_SECONDS = 5.0
+_LOOK_SECONDS = 10.0
 """How often who waits looks by itself where notifications come through: a lost one costs so much."""
 _LOOK_SOON = 0.05
 """The first look, once: a commit that was under way when we said that we wait."""
 _LOOK_OFTEN, _LOOK_SELDOM = 0.02, 0.5
 """The first and the last pause between looks where no notifications come through."""
-_DEAD = """
-SELECT epoch, celeriac_1_now() FROM celeriac_workers WHERE expires <= celeriac_1_now() AND epoch <> $1::text
-    AND clock_timestamp() > pg_postmaster_start_time() + $2::double precision * interval '1 second'
+_LEASES = """
+SELECT epoch, expires, celeriac_1_now(),
+    clock_timestamp() > pg_postmaster_start_time() + $2::double precision * interval '1 second'
+FROM celeriac_workers WHERE epoch <> $1::text ORDER BY expires LIMIT 100
 """
 _END = "DELETE FROM celeriac_workers WHERE epoch = $1::text AND expires <= celeriac_1_now() RETURNING running"
 _HELD = """
@@ -83,7 +85,9 @@ class PostgresConsumer:
         self._looks = 0
         self._turns = 0
         self._watch: LeaseWatch | None = None
-        self._sweeps = sweeping.Sweeps(lines.site, dead_limit)
+        self._recoveries = 0.0
+        """Monotonic time of the next look at leases."""
+        self._sweeps = sweeping.Sweeps(lines, dead_limit)
 
     def _name(self, queues: Sequence[str]) -> None:
         self._queues = tuple(queues)
@@ -282,12 +286,21 @@ class PostgresConsumer:
         return bool(stood)
 
     async def recover(self) -> int:
-        """Give back the messages of workers whose lease has ended. Returns how many."""
-        dead = await self._lines.ear.run(_DEAD, (self._epoch, float(self._lease)))
+        """Give back the messages of workers whose lease has ended. Returns how many. Asks the database only when a
+        lease that it knows of may have ended, and now and then for new ones."""
+        now = time.monotonic()
+        if now < self._recoveries:
+            return 0
+        leases = await self._lines.ear.run(_LEASES, (self._epoch, float(self._lease)))
         assert self._watch is not None
         recovered = 0
-        for epoch, now in dead:
-            if self._watch.may_recover(now / 1e6):
+        self._recoveries = now + self._lease / 3
+        for epoch, expires, told, settled in leases:
+            if expires > told:
+                self._recoveries = min(self._recoveries, now + (expires - told) / 1e6)
+                break
+            self._recoveries = now
+            if settled and self._watch.may_recover(told / 1e6):
                 recovered += await self._recover(epoch)
         return recovered
 

@@ -1,4 +1,4 @@
-"""Deleting what is over, and keeping the hot tables small. One worker does it at a time, on a connection of its own."""
+"""Deleting what is over, and keeping the hot tables small: by one worker at a time, on a connection made for it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import logging
 import time
 
 from celeriac.drivers.postgres.line import Line
-from celeriac.drivers.postgres.lines import LONG
-from celeriac.drivers.postgres.site import Site
+from celeriac.drivers.postgres.lines import LONG, Lines
 from celeriac.errors import CeleryError
 
 log = logging.getLogger("celeriac.postgres")
@@ -82,8 +81,8 @@ SELECT queue, count(*) FROM oldest GROUP BY queue
 class Sweeps:
     """When this worker is to sweep."""
 
-    def __init__(self, site: Site, dead_limit: int) -> None:
-        self._site = site
+    def __init__(self, lines: Lines, dead_limit: int) -> None:
+        self._lines = lines
         self._dead_limit = dead_limit
         self.settled = 0
         """Messages since the last vacuum."""
@@ -103,20 +102,23 @@ class Sweeps:
         self._sweeping = None
 
     async def _sweep(self) -> None:
-        line = Line(self._site)
+        line: Line | None = None
         try:
             if self.settled >= _VACUUM_AFTER:
                 self.settled = 0
-                if await line.run(_MINE, ("vacuumed", 3_000_000)):
+                if await self._lines.side.run(_MINE, ("vacuumed", 3_000_000)):
+                    line = Line(self._lines.site)
                     await line.run(_VACUUM, (), LONG)
-            if await line.run(_MINE, ("tidied", int(_TIDY_SECONDS * 0.9e6))):
+            if await self._lines.side.run(_MINE, ("tidied", int(_TIDY_SECONDS * 0.9e6))):
+                line = line or Line(self._lines.site)
                 await tidy(line, self._dead_limit)
         except CeleryError as error:
             if not self._told:  # the connection itself is others' care; a right that is missing stays so
                 self._told = True
                 log.warning("what is over could not be swept: %s", error)
         finally:
-            await line.close()
+            if line is not None:
+                await line.close()
 
     async def stop(self) -> None:
         """End what runs."""

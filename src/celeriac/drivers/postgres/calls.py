@@ -32,11 +32,23 @@ WHERE c.id = ANY ($1) AND (c.expires IS NULL OR c.expires > n.now)
 _LIVE = "(expires IS NULL OR expires > (SELECT celeriac_1_now()))"
 
 
+WAIT_SECONDS = 60
+"""For so long it stands that somebody waits; it is said anew in half the time."""
+
+
 class Call(NamedTuple):
     """One statement."""
 
     statement: str
     parameters: tuple[Any, ...] = ()
+
+
+def wait(name: str, kind: str, queues: Sequence[str] = ()) -> Call:
+    """Say that somebody waits: for messages (w), documents (r) or notices (n)."""
+    return Call(
+        "SELECT celeriac_1_wait($1::text, $2::text, $3, $4::bigint)",
+        (name, kind, Texts(queues), WAIT_SECONDS * 1_000_000),
+    )
 
 
 # Messages

@@ -33,3 +33,13 @@ BEGIN
     END IF;
     RETURN v_count;
 END $$;
+
+-- Say for some microseconds that somebody waits: for messages (w) of queues, documents (r), notices (n) of exchanges.
+CREATE FUNCTION celeriac_1_wait(p_name text, p_kind text, p_queues text[], p_time bigint) RETURNS void
+LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
+    INSERT INTO celeriac_waiting VALUES (p_name, p_kind, p_queues, celeriac_1_now() + p_time)
+    ON CONFLICT (name) DO UPDATE SET queues = excluded.queues, until = excluded.until;
+END $$;

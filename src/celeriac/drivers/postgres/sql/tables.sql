@@ -52,7 +52,7 @@ CREATE TABLE celeriac_workers (
     expires bigint NOT NULL,
     running bigint[] NOT NULL
 ) WITH (fillfactor = 50);
--- Who wants to be told of new messages (kind w) or documents (kind r). After a crash of the server nobody waits.
+-- Who wants to be told of new messages (kind w), documents (r) or notices (n). After a crash of the server nobody waits.
 CREATE UNLOGGED TABLE celeriac_waiting (
     name text COLLATE "C" PRIMARY KEY,
     kind text NOT NULL,
