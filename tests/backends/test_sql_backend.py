@@ -185,6 +185,23 @@ def test_tables_of_an_older_celery(url: str) -> None:
     reader.close()
 
 
+def test_a_table_that_numbers_its_rows_itself(mariadb_url: str) -> None:
+    """As MySQL's do, and those that were made before MariaDB had sequences: the table's own numbers are used."""
+    url = f"db+{mariadb_url}"
+    names = {"task": f"t{uuid.uuid4().hex}", "group": f"g{uuid.uuid4().hex}"}
+    run(
+        url, f"CREATE TABLE {names['task']} (id INTEGER NOT NULL AUTO_INCREMENT PRIMARY KEY, "
+        "task_id VARCHAR(155) UNIQUE, status VARCHAR(50), result LONGBLOB, date_done DATETIME, traceback TEXT)",
+        f"INSERT INTO {names['task']} (id, task_id, status) VALUES (1, 'a', 'STARTED'), (2, 'b', 'STARTED')",
+    )  # fmt: skip
+    reader = SqlReader(url, {"table_names": names})
+    reader.store([success(f"id{n}") for n in range(250)])
+    found = reader.fetch(["a", "b", *(f"id{n}" for n in range(250))])
+    assert [record.read(found[name]).status for name in ("a", "b", "id0", "id249")] == ["STARTED"] * 2 + ["SUCCESS"] * 2
+    assert len(found) == 252
+    reader.close()
+
+
 def test_who_may_not_add_columns_goes_on_without(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the right to alter the table the other columns are written and read."""
     SqlReader(url, {}).fetch(["made"])
