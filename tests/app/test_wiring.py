@@ -134,6 +134,21 @@ def test_a_missing_driver_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -
         make(broker="redis://localhost").send_task("t")
 
 
+@pytest.mark.parametrize(
+    ("driver", "url", "extra"),
+    [("sqlalchemy", "db+sqlite:///x", "sql"), ("pymemcache", "cache+memcached://h", "memcached")],
+)
+def test_a_missing_driver_of_a_store(driver: str, url: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same of result backends."""
+    import sys
+
+    monkeypatch.setitem(sys.modules, driver, None)
+    for name in [name for name in sys.modules if name.startswith(f"celeriac.backends.{extra}")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ImproperlyConfigured, match=rf"'{driver}' is missing: pip install 'celeriac\[{extra}\]'"):
+        _ = make(broker="memory://", backend=url).AsyncResult("a").state
+
+
 def test_options_of_the_transport() -> None:
     """Settings beside the options, with the options' own word first."""
     app = make(
