@@ -3,14 +3,19 @@ database."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from celeriac.backends.sql import SqlBackend, SqlReader
+from celeriac.errors import OperationalError
+from celeriac.model.message import Store
 from tests.faults.conftest import MakeSite
 from tests.faults.kit import forms
 from tests.faults.test_workflows import Flows
@@ -72,3 +77,39 @@ def test_workflows_survive_a_crash_of_the_database(
         time.sleep(0.5)
         own_postgres.start()
     flows.check(25.0)
+
+
+def test_who_waits_outlives_a_crash_of_the_database(own_postgres: PostgresServer) -> None:
+    """`get()`, in a thread or a coroutine, goes on when the database is there again; while it is not there from the
+    beginning, it says so at once."""
+    url = f"db+{own_postgres.url}"
+    reader, writer = SqlReader(url, {}), SqlReader(url, {})
+    writer.store([Store("before", b"1", "SUCCESS")])
+
+    def crash() -> None:
+        own_postgres.stop("immediate")
+        time.sleep(0.3)
+        own_postgres.start()
+        writer.store([Store("late", b"2", "SUCCESS")])
+
+    async def wait() -> tuple[str, bytes]:
+        backend = SqlBackend(url, {})
+        async with backend.watch(["late"]) as changes:
+            found = await asyncio.wait_for(anext(changes), 15)
+        await backend.close()
+        return found
+
+    with reader.watch(["before", "late"], 15.0) as changes, ThreadPoolExecutor(2) as others:
+        assert next(changes) == ("before", b"1")
+        waiting = others.submit(asyncio.run, wait())
+        time.sleep(0.3)
+        others.submit(crash).result()
+        assert next(changes) == ("late", b"2")
+        assert waiting.result() == ("late", b"2")
+    own_postgres.stop("immediate")
+    began = time.monotonic()
+    with pytest.raises(OperationalError), reader.watch(["late"], 15.0) as changes:
+        next(changes)
+    assert time.monotonic() - began < 5
+    reader.close()
+    writer.close()
