@@ -237,13 +237,9 @@ class Site:
     @cached_property
     def reader(self) -> Reader:
         """Reads stored results."""
-        if self.backend_url.startswith("redis"):
-            from celeriac.backends.redis import RedisReader
-
-            return RedisReader(self.backend_url, {})
-        from celeriac.backends.sqlite import SqliteReader
-
-        return SqliteReader(self.backend_url, {})
+        reader = self.app.wiring.reader
+        assert reader is not None
+        return reader
 
     def ask(self, question: Callable[[Broker], Any]) -> Any:
         """Run one coroutine against the broker: `site.ask(lambda broker: broker.count("celery"))`."""
