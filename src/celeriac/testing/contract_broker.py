@@ -93,7 +93,7 @@ class BrokerContract:
             await broker.publish([envelope(str(n), blob=blob) for n, blob in enumerate(blobs)])
             for _ in range(2):
                 page = await broker.browse(Place.READY, "q", 10)
-                assert [item.blob for item in page.items] == blobs
+                assert [rig.kept(item.blob) for item in page.items] == [rig.kept(blob) for blob in blobs]
                 assert page.cursor == ""
             assert (await broker.count("q")).ready == 4
 
@@ -169,8 +169,8 @@ class BrokerContract:
             counts = await broker.count("q")
             assert (counts.ready, counts.in_flight, counts.dead) == (0, 0, 3)
             items = {item.reason: item for item in (await broker.browse(Place.DEAD, "q", 10)).items}
-            assert {reason: item.blob for reason, item in items.items()} == {
-                f"reason {n}": delivery.blob for n, delivery in enumerate(taken)
+            assert {reason: rig.kept(item.blob) for reason, item in items.items()} == {
+                f"reason {n}": rig.kept(delivery.blob) for n, delivery in enumerate(taken)
             }
             assert await broker.restore(Place.DEAD, "q", [items["reason 0"].id]) == 1
             assert await broker.restore(Place.DEAD, "q", [items["reason 0"].id]) == 0
@@ -220,7 +220,7 @@ class BrokerContract:
             counts = await broker.count("q")
             assert (counts.ready, counts.scheduled, counts.parked) == (len(published), 0, 0)
             items = (await broker.browse(Place.READY, "q", 10)).items
-            assert sorted(item.blob for item in items) == sorted(entry.blob for entry in published)
+            assert sorted(rig.kept(item.blob) for item in items) == sorted(rig.kept(entry.blob) for entry in published)
 
     @in_loop
     async def test_release_takes_from_dead_workers_only(self, rig: BrokerRig) -> None:
@@ -480,11 +480,14 @@ class BusContract:
             bus = rig.bus(broker)
             if bus is None:
                 pytest.skip("the broker has no fanout")
-            await bus.reply("oid.reply.celery.pidbox", message("answer"))
-        async with rig.consuming("oid.reply.celery.pidbox") as (_, consumer):
-            [delivery] = await claim(consumer, 1)
-            assert name_of(delivery.blob) == "answer"
-            await settle(consumer, done(delivery.receipt))
+            if broker.capabilities.lease:
+                await bus.reply("oid.reply.celery.pidbox", message("answer"))
+            async with rig.consuming("oid.reply.celery.pidbox") as (_, consumer):
+                if not broker.capabilities.lease:  # then the queue is there as long as somebody consumes it
+                    await bus.reply("oid.reply.celery.pidbox", message("answer"))
+                [delivery] = await claim(consumer, 1)
+                assert name_of(delivery.blob) == "answer"
+                await settle(consumer, done(delivery.receipt))
 
 
 async def _take(heard: AsyncIterator[bytes], count: int) -> list[bytes]:

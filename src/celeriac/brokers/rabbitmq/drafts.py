@@ -10,6 +10,7 @@ from celeriac.brokers.rabbitmq.messages import DUE, FROM, TO, Message, encode
 from celeriac.brokers.rabbitmq.topology import Question, Topology
 from celeriac.drivers.amqp import frames
 from celeriac.drivers.amqp.frames import M, Returned
+from celeriac.drivers.amqp.table import short
 from celeriac.model.message import Envelope
 
 Need = tuple[str, str]
@@ -50,6 +51,7 @@ def drafts(envelopes: Iterable[Envelope], topology: Topology, now: float) -> lis
             found.append(waiting(envelope.queue, envelope.not_before - now, header, body, topology))
             continue
         exchange = envelope.exchange
+        short(envelope.queue), short(exchange), short(envelope.routing_key)  # raises what would break a whole batch
         if not exchange:
             found.append(to_queue(envelope.queue, *encode(envelope.blob, envelope.priority)))
             continue
@@ -105,6 +107,12 @@ def declaration(need: Need, topology: Topology, version: tuple[int, ...], epoch:
             return topology.parked(queue, key)
         case "held":
             return topology.held(name, epoch, version)
+        case "bus":
+            return [topology.bus(name)]
+        case "notes":
+            return topology.notes()
+        case "nothing":
+            return []
         case _:
             return topology.declaration(name, version)
 

@@ -15,7 +15,7 @@ from typing import Any
 from celeriac.drivers.amqp import frames
 from celeriac.drivers.amqp.machine import Event
 from celeriac.drivers.amqp.table import PROPERTIES, properties, read_properties
-from celeriac.errors import DecodeError
+from celeriac.errors import DecodeError, EncodeError
 from celeriac.wire import frame
 from celeriac.wire.values import dumps, escape
 
@@ -31,8 +31,9 @@ REASON = "x-celeriac-reason"
 """Why it is dead."""
 COPY = "x-celeriac-copy"
 """Names a copy that its maker is to recognise."""
-PRIVATE = frozenset({DUE, FROM, TO, REASON, COPY})
-_COUNTS = frozenset({"x-delivery-count", "x-acquired-count"})
+AGAIN = "x-celeriac-again"
+"""This copy was made of a message that had been delivered before."""
+PRIVATE = frozenset({DUE, FROM, TO, REASON, COPY, AGAIN})
 _LADDER = re.compile(r"(?:[01]\.){20,28}")
 """What stands before the routing key of a message that came over a ladder of delays."""
 
@@ -60,36 +61,58 @@ def encode(blob: bytes, priority: int | None = None, private: Mapping[str, Any] 
         found["content_type"], found["content_encoding"] = parts.content_type, parts.content_encoding
         headers, body = parts.headers, parts.body
     found["headers"] = {**headers, **private} if private else headers
-    return properties(found), body
+    return _fitting(properties(found)), body
+
+
+def _fitting(header: bytes) -> bytes:
+    if len(header) > LARGEST_HEADER:
+        raise EncodeError(f"the headers of a message have {len(header)} bytes; AMQP takes {LARGEST_HEADER}")
+    return header
+
+
+LARGEST_HEADER = 130_000
+"""Bytes of a message's properties: they have to fit into one frame, of which a server takes 128 KiB."""
 
 
 class Message:
     """One delivered message."""
 
-    __slots__ = ("_died", "body", "exchange", "generation", "headers", "private", "properties", "queue", "redelivered",
-                 "routing_key", "since", "tag")  # fmt: skip
+    __slots__ = (
+        "body", "count", "exchange", "generation", "headers", "held", "private", "properties", "queue", "redelivered",
+        "routing_key", "since", "size", "tag", "worker_lost",
+    )  # fmt: skip
 
     def __init__(self, queue: str, tag: int, redelivered: bool, exchange: str, key: str, header: bytes, body: bytes):
-        """`header`: the properties as bytes. Raises DecodeError."""
+        """`header`: the properties as bytes."""
         self.queue = queue
         """The queue it is meant for (it may lie in one of ours)."""
         self.tag = tag
         self.generation = 0
         self.since = 0.0
         """Monotonic time of its delivery."""
+        self.held = False
+        """It lies in our queue for what we run."""
         self.body = body
-        self.properties = found = read_properties(header)
+        self.size = len(header) + len(body)
+        try:
+            found = read_properties(header)
+        except DecodeError:  # nobody could read it: it goes to the dead letters as it is
+            found = {"content_type": RAW}
+        self.properties = found
         self.headers: dict[str, Any] = found.pop("headers", None) or {}
         self.redelivered = redelivered
-        self._died = False
+        """By the server: it was with somebody before."""
+        self.worker_lost = False
+        """It lay in the queue of a worker that was lost while it ran it."""
+        count = self.headers.pop("x-delivery-count", 0)
+        self.count = count if isinstance(count, int) else 0
+        """How often a quorum queue has delivered it before."""
+        self.headers.pop("x-acquired-count", None)
         self.private: dict[str, Any] = {}
         if not self.headers.keys().isdisjoint(PRIVATE):
             self.private = {name: self.headers.pop(name) for name in PRIVATE if name in self.headers}
         if "x-death" in self.headers:
             self._look_at_death()
-        for name in _COUNTS:
-            if name in self.headers:
-                del self.headers[name]
         came = self.private.get(FROM)
         if isinstance(came, list) and len(came) == 2:
             exchange, key = str(came[0]), str(came[1])
@@ -101,15 +124,10 @@ class Message:
         deaths = self.headers["x-death"]
         last = deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
         queue = str(last.get("queue", ""))
-        self._died = queue.startswith(HELD)
+        self.worker_lost = queue.startswith(HELD)
         if queue.startswith((OURS, "celery_delayed_")):
             for name in [name for name in self.headers if name == "x-death" or name.startswith(_DEATHS)]:
                 del self.headers[name]
-
-    @property
-    def worker_lost(self) -> bool:
-        """It lay in the queue of a worker that was lost while it ran it."""
-        return self._died
 
     @property
     def priority(self) -> int:
@@ -122,6 +140,11 @@ class Message:
         """Unix seconds; 0: now."""
         value = self.private.get(DUE)
         return float(value) if isinstance(value, int | float) else 0.0
+
+    @property
+    def again(self) -> bool:
+        """Somebody may have run it, or begun to."""
+        return self.redelivered or self.worker_lost or AGAIN in self.private
 
     @property
     def identity(self) -> tuple[str, str, str]:
@@ -140,7 +163,7 @@ class Message:
         if found.get("content_type") == RAW:
             return self.body
         info = f'{{"exchange": {escape(self.exchange)}, "routing_key": {escape(self.routing_key)}'
-        info += ', "redelivered": true}' if self.redelivered or self._died else "}"
+        info += ', "redelivered": true}' if self.again else "}"
         get = found.get
         extra = "".join([f"{escape(name)}: {dumps(value)}, " for name, value in found.items() if name not in _USUAL])
         return (
@@ -157,7 +180,14 @@ class Message:
         headers = {**self.headers, **private} if private else dict(self.headers)
         if losses is not None:
             headers[frame.LOSSES] = list(losses)
-        return properties({"delivery_mode": 2, **self.properties, "headers": headers}), self.body
+        return _fitting(properties({"delivery_mode": 2, **self.properties, "headers": headers})), self.body
+
+    def marks(self) -> dict[str, Any]:
+        """Private headers of a copy that goes back to the queue it came from."""
+        found: dict[str, Any] = {FROM: self.came_from} if self.exchange else {}
+        if self.again:
+            found[AGAIN] = True
+        return found
 
     @property
     def came_from(self) -> list[str]:

@@ -220,14 +220,19 @@ class Channel:
                 self.write(self.method(M.CHANNEL_CLOSE_OK))
             self.fail(why)
             self.connection.forget(self)
-        elif self._asked and which in self._asked[0].answers:
-            asked = self._asked.popleft()
-            if not asked.future.done():
-                asked.future.set_result(event)
         else:
-            self.connection.fail(
-                OperationalError(f"{self.connection.server.describe()}: an answer came to no question ({which:#x})")
-            )
+            self._answer(event)
+
+    def _answer(self, event: Event) -> None:
+        # a queue says for itself that a consumer was made or ended, and what was asked later may be answered before
+        for place, asked in enumerate(self._asked):
+            if event.which in asked.answers:
+                del self._asked[place]
+                if not asked.future.done():
+                    asked.future.set_result(event)
+                return
+        text = f"{self.connection.server.describe()}: an answer came to no question ({event.which:#x})"
+        self.connection.fail(OperationalError(text))
 
     def fail(self, error: CeleryError) -> None:
         """It is over: whoever waits gets the error."""
