@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -163,10 +164,8 @@ class RabbitServer:
         except psutil.NoSuchProcess:
             tree = []
         for each in tree:
-            try:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
-            except psutil.NoSuchProcess:
-                pass
         process.wait(10)
         psutil.wait_procs(tree, 10)
 

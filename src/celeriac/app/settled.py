@@ -70,7 +70,7 @@ class Settled:
         self.conf.bind_to(self._setting_changed)
         if config_source is not None:
             self.conf.read_from(config_source, silent=silent)
-        self.wiring = Wiring(self.conf, self._bindings)
+        self.wiring = Wiring(self.conf, self._bindings, lambda: self.queues)
         _watch_forks()
 
     # Settings

@@ -38,17 +38,19 @@ class Wire(NamedTuple):
 
 _REDIS = Wire("celeriac.brokers.redis", "celeriac.backends.redis", "Redis", peers=True)
 _SQLITE = Wire("celeriac.brokers.sqlite", "celeriac.backends.sqlite", "Sqlite", peers=False)
+_RABBITMQ = Wire("celeriac.brokers.rabbitmq", "", "Rabbitmq", peers=True)
 _MEMORY = Wire("celeriac.brokers.memory", "celeriac.backends.memory", "Memory", peers=False)
 
 WIRES: Mapping[str, Wire] = {
     "redis": _REDIS, "rediss": _REDIS, "redis+socket": _REDIS, "unix": _REDIS, "valkey": _REDIS, "valkeys": _REDIS,
+    "amqp": _RABBITMQ, "amqps": _RABBITMQ, "pyamqp": _RABBITMQ, "librabbitmq": _RABBITMQ,
     "sqlite": _SQLITE,
     "memory": _MEMORY, "cache+memory": _MEMORY, "memory+cache": _MEMORY,
 }  # fmt: skip
 """URL scheme -> kind of server."""
 
 LATER = {
-    "amqp": "RabbitMQ", "amqps": "RabbitMQ", "pyamqp": "RabbitMQ", "librabbitmq": "RabbitMQ", "sqs": "SQS",
+    "amqp": "results over RabbitMQ", "sqs": "SQS",
     "sentinel": "Redis Sentinel", "kafka": "Kafka", "confluentkafka": "Kafka", "rpc": "the RPC backend",
     "db": "SQLAlchemy", "database": "SQLAlchemy", "sqla": "SQLAlchemy", "sqlalchemy": "SQLAlchemy",
     "postgres": "PostgreSQL", "postgresql": "PostgreSQL", "mongodb": "MongoDB", "cache": "memcached",
@@ -83,7 +85,9 @@ def find_wire(url: str, setting: str) -> Wire:
     wire = WIRES.get(scheme)
     if wire is not None and (wire.broker if setting == "broker_url" else wire.backend):
         return wire
-    known = "redis://, rediss://, redis+socket://, sqlite:// or memory://"
+    known = "redis://, rediss://, redis+socket://, amqp://, amqps://, sqlite:// or memory://"
+    if setting != "broker_url":
+        known = known.replace("amqp://, amqps://, ", "")
     later = LATER.get(scheme) or LATER.get(scheme.partition("+")[0])
     if later:
         raise ImproperlyConfigured(f"{setting}: {later} ({scheme}://) is not supported in this version; use {known}")
@@ -114,10 +118,17 @@ class _Bindings(Mapping[str, Any]):
 class Wiring:
     """The adapters of one app, made from its settings at first use. Safe for threads, forks and several loops."""
 
-    def __init__(self, conf: Any, bindings: Callable[[], Mapping[str, Any]] = dict) -> None:
-        """`bindings`: queue -> [(exchange, routing key, pattern)], for brokers that keep them as kombu does."""
+    def __init__(
+        self,
+        conf: Any,
+        bindings: Callable[[], Mapping[str, Any]] = dict,
+        queues: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
+        """`bindings`: queue -> [(exchange, routing key, pattern)], for brokers that keep them as kombu does. `queues`:
+        the app's queues by name, for brokers that declare them."""
         self._conf = conf
         self._bindings = bindings
+        self._queues = queues
         self._lock = threading.RLock()
         self._sender: Sender | None = None
         self._reader: Reader | None = None
@@ -132,12 +143,19 @@ class Wiring:
     @property
     def broker_url(self) -> str:
         """Where messages are sent."""
-        return _one(self._conf["broker_write_url"], "broker_url") or self._default_url
+        return self._broker("broker_write_url") or self._default_url
 
     @property
     def broker_read_url(self) -> str:
         """Where a worker gets messages from."""
-        return _one(self._conf["broker_read_url"], "broker_url") or self._default_url
+        return self._broker("broker_read_url") or self._default_url
+
+    def _broker(self, setting: str) -> str:
+        value = self._conf[setting]
+        urls = _all(value)
+        if urls and WIRES.get(scheme_of(urls[0])) is _RABBITMQ:
+            return ";".join(urls)  # its adapters know failover
+        return _one(value, "broker_url")
 
     @property
     def _default_url(self) -> str:
@@ -277,6 +295,12 @@ class Wiring:
         options.setdefault("celery_peers", conf["celery_peers"])
         options.setdefault("dead_letter_limit", conf["dead_letter_limit"])
         options.setdefault("queue_bindings", _Bindings(self._bindings))
+        options.setdefault("queues", _Bindings(self._queues))
+        options.setdefault("heartbeat", conf["broker_heartbeat"] or 0)
+        if conf["broker_login_method"]:
+            options.setdefault("login_method", conf["broker_login_method"])
+        options.setdefault("failover_strategy", conf["broker_failover_strategy"])
+        options.setdefault("delayed_queue_type", conf["broker_native_delayed_delivery_queue_type"])
         return options
 
     def backend_options(self) -> dict[str, Any]:
@@ -348,11 +372,19 @@ def _name(url: str) -> str:
 _told: set[str] = set()
 
 
+def _all(value: Any) -> list[str]:
+    """The URLs of a setting that may hold several."""
+    if not value:
+        return []
+    urls = [str(url) for url in value] if isinstance(value, list | tuple) else str(value).split(";")
+    return [url.strip() for url in urls]
+
+
 def _one(value: Any, setting: str) -> str:
     """The URL of a setting that may hold several, for failover: the first one."""
     if not value:
         return ""
-    urls = [str(url) for url in value] if isinstance(value, list | tuple) else str(value).split(";")
+    urls = _all(value)
     if len(urls) > 1 and setting not in _told:
         _told.add(setting)
         log.warning("%s names %d servers, but there is no failover yet: the first one is used", setting, len(urls))

@@ -27,6 +27,7 @@ from celeriac.testing.contract_chords import ChordCycleContract
 from celeriac.testing.rigs import (
     PATIENCE,
     BrokerRig,
+    big_message,
     claim,
     claim_nothing,
     done,
@@ -189,7 +190,7 @@ class ConsumerContract(ChordCycleContract):
     @in_loop
     async def test_big_messages(self, rig: BrokerRig) -> None:
         """A message of several megabytes comes through whole."""
-        blob = message("big", body=b"x" * 5_000_000)
+        blob = big_message("big", 5_000_000)
         async with rig.consuming() as (broker, consumer):
             await broker.publish([envelope("big", blob=blob), envelope("small")])
             big, small = await claim(consumer, 2)

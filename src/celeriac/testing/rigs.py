@@ -139,11 +139,11 @@ def in_loop(story: Callable[[Any, R], Coroutine[Any, Any, None]]) -> Callable[[A
     return test
 
 
-def message(name: str = "", *, body: bytes = _BODY, **headers: object) -> bytes:
+def message(name: str = "", /, **headers: object) -> bytes:
     """A task message as kombu writes it. `name` becomes the task id."""
     task_id = name or str(uuid.uuid4())
     return json.dumps({
-        "body": base64.b64encode(body).decode(),
+        "body": base64.b64encode(_BODY).decode(),
         "content-encoding": "utf-8",
         "content-type": "application/json",
         "headers": {"lang": "py", "task": "tasks.add", "id": task_id, "root_id": task_id, **headers},
@@ -153,6 +153,12 @@ def message(name: str = "", *, body: bytes = _BODY, **headers: object) -> bytes:
             "delivery_info": {"exchange": "", "routing_key": "q"},
         },
     }).encode()
+
+
+def big_message(name: str, size: int) -> bytes:
+    """A message with so many bytes of body."""
+    blob = json.loads(message(name))
+    return json.dumps({**blob, "body": base64.b64encode(b"x" * size).decode()}).encode()
 
 
 def envelope(

@@ -120,9 +120,7 @@ class RabbitmqBroker:
         2,000 scheduled messages it is not known which queue they are for, and all are counted."""
         await self._recall()
         counts = await self._places.count(queue)
-        held = sum(
-            message.queue == queue for consumer in self._consumers for message in consumer.claims.open.values()
-        )
+        held = sum(message.queue == queue for consumer in self._consumers for message in consumer.claims.open.values())
         return Counts(counts.ready, counts.scheduled, held, counts.parked, counts.dead)
 
     async def purge(self, queue: str) -> int:
@@ -177,7 +175,12 @@ class RabbitmqBroker:
                 [
                     self._core.topology.bus(exchange),
                     (M.QUEUE_DECLARE, declared, M.QUEUE_DECLARE_OK, f"the queue {queue!r}"),
-                    (M.QUEUE_BIND, frames.bind(queue, exchange, (pattern or "#") if topic else ""), M.QUEUE_BIND_OK, ""),
+                    (
+                        M.QUEUE_BIND,
+                        frames.bind(queue, exchange, (pattern or "#") if topic else ""),
+                        M.QUEUE_BIND_OK,
+                        "",
+                    ),
                     (M.CONSUME, frames.consume(queue, "listen", no_ack=True, exclusive=True), M.CONSUME_OK, ""),
                 ],
             )

@@ -1,5 +1,5 @@
-"""What a worker has claimed, by receipt. Outlives a connection: what the worker still runs is recognised when the server
-gives it out again."""
+"""What a worker has claimed, by receipt. Outlives a connection: what the worker still runs is recognised when
+the server gives it out again."""
 
 from __future__ import annotations
 

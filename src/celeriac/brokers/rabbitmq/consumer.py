@@ -181,7 +181,8 @@ class RabbitmqConsumer:
         queue = self._consumers.pop(name, None) or self._holding.pop(name, None)
         channel = self._channel
         if queue is not None and channel is not None:
-            channel.fail(OperationalError(f"{self.core.describe()}: the queue {queue!r} was deleted, or its node is down"))
+            text = f"{self.core.describe()}: the queue {queue!r} was deleted, or its node is down"
+            channel.fail(OperationalError(text))
 
     def _spawn(self, job: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(self._carefully(job))
@@ -564,7 +565,9 @@ class RabbitmqConsumer:
         messages = [*(self.claims.open.pop(tag) for tag in mine), *self._first]
         self._first.clear()
         if messages:
-            await self._replace(messages, [to_queue(message.queue, *message.copy(message.marks())) for message in messages])
+            await self._replace(
+                messages, [to_queue(message.queue, *message.copy(message.marks())) for message in messages]
+            )
 
     async def recall(self) -> None:
         """Give back what is pushed and not claimed: somebody is going to count it."""

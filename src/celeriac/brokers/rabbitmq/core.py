@@ -23,9 +23,8 @@ class Core:
     """One virtual host as a broker. Connects on first use; bound to one loop."""
 
     def __init__(self, url: str, options: Mapping[str, Any] | None) -> None:
-        """`options["urls"]`: all nodes, where there are several. Raises ImproperlyConfigured."""
         given = dict(options or {})
-        self.servers = parse_all(given.pop("urls", None) or url, given)
+        self.servers = parse_all(url, given)
         self.topology = Topology(given)
         self.link = Link(self.servers, self.told_blocked)
         self._publisher: Channel | None = None

@@ -47,7 +47,9 @@ def drafts(envelopes: Iterable[Envelope], topology: Topology, now: float) -> lis
     for envelope in envelopes:
         if envelope.not_before is not None and envelope.not_before > now:
             private = {FROM: [envelope.exchange, envelope.routing_key or envelope.queue]}
-            header, body = encode(envelope.blob, envelope.priority, delayed(envelope.queue, envelope.not_before, private))
+            header, body = encode(
+                envelope.blob, envelope.priority, delayed(envelope.queue, envelope.not_before, private)
+            )
             found.append(waiting(envelope.queue, envelope.not_before - now, header, body, topology))
             continue
         exchange = envelope.exchange

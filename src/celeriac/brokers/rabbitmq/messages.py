@@ -95,7 +95,7 @@ class Message:
         self.body = body
         self.size = len(header) + len(body)
         try:
-            found = read_properties(header)
+            found: dict[str, Any] = read_properties(header)
         except DecodeError:  # nobody could read it: it goes to the dead letters as it is
             found = {"content_type": RAW}
         self.properties = found
@@ -175,7 +175,9 @@ class Message:
             f'"delivery_tag": "{self.tag}"}}}}'
         ).encode()
 
-    def copy(self, private: Mapping[str, Any] | None = None, losses: tuple[int, int] | None = None) -> tuple[bytes, bytes]:
+    def copy(
+        self, private: Mapping[str, Any] | None = None, losses: tuple[int, int] | None = None
+    ) -> tuple[bytes, bytes]:
         """Properties and body of a copy, with other private headers and loss counters."""
         headers = {**self.headers, **private} if private else dict(self.headers)
         if losses is not None:

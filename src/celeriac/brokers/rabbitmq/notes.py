@@ -72,9 +72,7 @@ class Notes:
         channel.on_deliver = lambda event: self._hear(channel, event)
         await on(channel, [(M.QOS, frames.qos(PREFETCH), M.QOS_OK, "")])
         arguments = {"x-stream-offset": "first"}
-        await on(
-            channel, [(M.CONSUME, frames.consume(NOTES, "notes", arguments=arguments), M.CONSUME_OK, "the notes")]
-        )
+        await on(channel, [(M.CONSUME, frames.consume(NOTES, "notes", arguments=arguments), M.CONSUME_OK, "the notes")])
         self._channel = channel
         await self.write(Note())
 
@@ -134,4 +132,3 @@ class Notes:
                 await self.write(note)
         except CeleryError as error:
             log.warning("%s", error)
-

@@ -142,7 +142,11 @@ class Places:
             found = look.found
             items = [
                 Item(
-                    message.digest, message.blob(), message.private.get(DUE), str(message.private.get(REASON) or ""), key
+                    message.digest,
+                    message.blob(),
+                    message.private.get(DUE),
+                    str(message.private.get(REASON) or ""),
+                    key,
                 )
                 for message, key in found[start : start + limit]
             ]
@@ -185,4 +189,3 @@ class Places:
             return 0
         [event] = await self._core.ask([(M.PURGE, frames.purge(queue), M.PURGE_OK, f"the queue {queue!r}")])
         return int.from_bytes(event.arguments[:4], "big")
-

@@ -23,7 +23,7 @@ class RabbitmqSender:
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         """Raises ImproperlyConfigured for a URL or an option that can't be used."""
         given = dict(options or {})
-        self.servers = parse_all(given.pop("urls", None) or url, given)
+        self.servers = parse_all(url, given)
         self.topology = Topology(given)
         self._pool = Pool(self.servers)
 

@@ -106,7 +106,9 @@ class Settling:
             case Return(blob=None):
                 return [to_queue(queue, *message.copy(message.marks()))] if message.held else []
             case Return(blob=blob) | Requeue(blob=blob):
-                made = message.copy(message.marks()) if blob is None else encode(blob, message.priority, message.marks())
+                made = (
+                    message.copy(message.marks()) if blob is None else encode(blob, message.priority, message.marks())
+                )
                 return [to_queue(queue, *made)]
             case Delay(until=until, blob=blob):
                 private = delayed(queue, until, {FROM: message.came_from})

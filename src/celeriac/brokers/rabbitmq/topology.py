@@ -79,12 +79,20 @@ class Ladder(NamedTuple):
                 arguments["x-queue-type"] = "classic"
             yield _queue(name, arguments=arguments)
             yield _bind(name, name, f"{stars}1.#")
-            yield M.EXCHANGE_BIND, frames.bind(below, name, f"{stars}0.#"), M.EXCHANGE_BIND_OK, f"the exchange {below!r}"
+            yield (
+                M.EXCHANGE_BIND,
+                frames.bind(below, name, f"{stars}0.#"),
+                M.EXCHANGE_BIND_OK,
+                f"the exchange {below!r}",
+            )
 
 
 def _exchange(name: str, kind: str, durable: bool = True) -> Question:
-    return M.EXCHANGE_DECLARE, frames.exchange_declare(name, kind, durable=durable), M.EXCHANGE_DECLARE_OK, (
-        f"the exchange {name!r}"
+    return (
+        M.EXCHANGE_DECLARE,
+        frames.exchange_declare(name, kind, durable=durable),
+        M.EXCHANGE_DECLARE_OK,
+        (f"the exchange {name!r}"),
     )
 
 
@@ -156,9 +164,12 @@ class Topology:
                 arguments["x-queue-type"] = "quorum"
             found.append(
                 _queue(
-                    name, durable=queue.durable, exclusive=queue.exclusive,
-                    auto_delete=queue.auto_delete or queue.exclusive, arguments=arguments,
-                )  # fmt: skip
+                    name,
+                    durable=queue.durable,
+                    exclusive=queue.exclusive,
+                    auto_delete=queue.auto_delete or queue.exclusive,
+                    arguments=arguments,
+                )
             )
         for bound in (queue, *queue.bindings):
             exchange = getattr(bound, "exchange", None)

@@ -496,7 +496,9 @@ class Link:
         async with self._opening:
             if (current := self.current) is not None:
                 return current
-            for left in reversed(range(len(self.servers))):
+            left = len(self.servers)
+            while True:
+                left -= 1
                 server = self.servers[self._turn % len(self.servers)]
                 try:
                     self._connection = connection = await Connection.open(server)

@@ -125,7 +125,8 @@ class Connection:
 
     def publish(self, messages: Sequence[bytes], deadline: float) -> tuple[list[int], list[Returned]]:
         """Publish messages (their frames) and wait until all are confirmed. Gives the places of those that the server
-        refused, and what no queue takes. Raises OperationalError when the deadline passes or the connection breaks; then it is closed."""
+        refused, and what no queue takes. Raises OperationalError when the deadline passes or the connection breaks;
+        then it is closed."""
         refused: list[int] = []
         returned: list[Returned] = []
         try:

@@ -46,9 +46,7 @@ def handshake(server: Server, heartbeat: int) -> Generator[bytes, Event, Session
     session.heartbeat = heartbeat if heartbeat == 0 or not seconds else min(heartbeat, seconds)
     agreed = struct.pack(">HIH", min(channels or CHANNELS, CHANNELS), session.frame, session.heartbeat)
     opening = short(server.vhost) + b"\x00\x00"
-    yield from _expect(
-        server, frames.method(0, M.TUNE_OK, agreed) + frames.method(0, M.OPEN, opening), M.OPEN_OK
-    )
+    yield from _expect(server, frames.method(0, M.TUNE_OK, agreed) + frames.method(0, M.OPEN, opening), M.OPEN_OK)
     return session
 
 
@@ -74,7 +72,7 @@ def closed(server: Server, why: frames.Closed, what: str) -> CeleryError:
     where, text = server.describe(), " ".join(why.text.split())
     low = text.lower()
     if why.code == 403 and ("login was refused" in low or "login refused" in low):
-        return ImproperlyConfigured(f"{where}: the user name or password is wrong, or this user may not log in from here")
+        return ImproperlyConfigured(f"{where}: the user name or password is wrong, or this user may not log in here")
     if why.code == 530 and "not found" in low:
         return ImproperlyConfigured(
             f"{where}: there is no virtual host {server.vhost!r}; make it (rabbitmqctl add_vhost) or change the URL"
@@ -84,11 +82,11 @@ def closed(server: Server, why: frames.Closed, what: str) -> CeleryError:
             f"{where}: this user has no rights in the virtual host {server.vhost!r}; see rabbitmqctl set_permissions"
         )
     if why.code == 403:
-        return ImproperlyConfigured(f"{where}: {what}: this user may not do that ({text}); see rabbitmqctl set_permissions")
+        return ImproperlyConfigured(f"{where}: {what}: this user may not do that ({text}); see set_permissions")
     if why.code == 406 and "inequivalent arg" in low:
         return ImproperlyConfigured(
-            f"{where}: {what}: it exists with other arguments ({text.removeprefix('PRECONDITION_FAILED - ')}); declare it "
-            "the same way here (task_queues, queue_arguments), or delete it"
+            f"{where}: {what}: it exists with other arguments ({text.removeprefix('PRECONDITION_FAILED - ')}); "
+            "declare it the same way here (task_queues, queue_arguments), or delete it"
         )
     if why.code == 320:
         return OperationalError(f"{where}: the server closed the connection ({text})")
@@ -105,7 +103,7 @@ def unreachable(server: Server, error: BaseException) -> CeleryError:
         return OperationalError(f"{where}: its certificate is not trusted: {fault}; see ca_certs in broker_use_ssl")
     if type(error).__module__ == "ssl":
         fault = getattr(error, "reason", None) or error
-        return OperationalError(f"{where}: TLS failed ({fault}); does this port speak TLS, and does it want a certificate?")
+        return OperationalError(f"{where}: TLS failed ({fault}); does this port speak TLS, does it want a certificate?")
     if isinstance(error, ConnectionRefusedError):
         return OperationalError(f"{where}: connection refused; is the server running?")
     detail = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -47,10 +47,7 @@ def _table(values: Mapping[str, Any]) -> bytes:
 def _value(value: Any) -> bytes:
     kind = type(value)
     if kind is str:
-        try:
-            data = value.encode()
-        except UnicodeEncodeError:
-            data = value.encode("utf-8", "surrogatepass")
+        data: bytes = value.encode("utf-8", "surrogatepass")
         return b"S" + _length(len(data)) + data
     if value is None:
         return b"V"
@@ -80,7 +77,8 @@ def _value(value: Any) -> bytes:
         if 0 <= scale < 256 and -(1 << 31) <= number < 1 << 31:
             return b"D" + struct.pack(">Bi", scale, number)
     if isinstance(value, bool | int | float | str):  # a subclass, as an enum's member is
-        return _value(next(base(value) for base in (bool, int, float, str) if isinstance(value, base)))
+        plain: Any = next(kind(value) for kind in (bool, int, float, str) if isinstance(value, kind))
+        return _value(plain)
     raise EncodeError(f"a header of type {type(value).__name__} can't be written in AMQP")
 
 
@@ -159,7 +157,7 @@ def _read_value(data: bytes, at: int, depth: int) -> tuple[Any, int]:
     if kind == 84:  # T
         (seconds,) = _read_int64(data, at)
         try:
-            return datetime.fromtimestamp(seconds, timezone.utc), at + 8
+            return datetime.fromtimestamp(seconds, UTC), at + 8
         except (OverflowError, ValueError, OSError):
             return seconds, at + 8
     if kind == 68:  # D

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -79,11 +81,20 @@ class Server:
 
 
 def parse_all(urls: str | Sequence[str], options: Mapping[str, Any] | None = None) -> list[Server]:
-    """The nodes of one URL, of several with `;` between them, or of a list. Raises ImproperlyConfigured."""
+    """The nodes of one URL, of several with `;` between them, or of a list, in the order in which they are tried
+    (option `failover_strategy`). Raises ImproperlyConfigured."""
     texts = urls.split(";") if isinstance(urls, str) else [part for url in urls for part in str(url).split(";")]
     found = [parse(text.strip(), options) for text in texts if text.strip()]
     if not found:
         raise ImproperlyConfigured("no RabbitMQ URL is given: amqp://user:password@host:5672/vhost")
+    strategy: Any = (options or {}).get("failover_strategy")
+    if strategy == "shuffle":
+        random.shuffle(found)
+    elif callable(strategy):
+        order: Any = strategy(found)
+        found = list(islice(order, len(found))) or found
+    elif strategy not in (None, "round-robin"):
+        raise ImproperlyConfigured(f"broker_failover_strategy must be round-robin or shuffle, not {strategy!r}")
     return found
 
 
@@ -94,7 +105,8 @@ def parse(url: str, options: Mapping[str, Any] | None = None) -> Server:
         parts = urlsplit(url if "://" in url else f"{url}://")
         port = parts.port
     except ValueError as error:
-        fault = "the port must be a number below 65536" if "ort" in str(error).lower() else "its form is not that of one"
+        wrong_port = "ort" in str(error).lower()
+        fault = "the port must be a number below 65536" if wrong_port else "its form is not that of a URL"
         raise ImproperlyConfigured(
             f"a RabbitMQ URL can't be read: {fault}; special characters of a password must be percent-encoded"
         ) from None
