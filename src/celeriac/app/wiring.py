@@ -39,11 +39,13 @@ class Wire(NamedTuple):
 _REDIS = Wire("celeriac.brokers.redis", "celeriac.backends.redis", "Redis", peers=True)
 _SQLITE = Wire("celeriac.brokers.sqlite", "celeriac.backends.sqlite", "Sqlite", peers=False)
 _RABBITMQ = Wire("celeriac.brokers.rabbitmq", "", "Rabbitmq", peers=True)
+_RPC = Wire("", "celeriac.backends.rpc", "Rpc", peers=True)
 _MEMORY = Wire("celeriac.brokers.memory", "celeriac.backends.memory", "Memory", peers=False)
 
 WIRES: Mapping[str, Wire] = {
     "redis": _REDIS, "rediss": _REDIS, "redis+socket": _REDIS, "unix": _REDIS, "valkey": _REDIS, "valkeys": _REDIS,
     "amqp": _RABBITMQ, "amqps": _RABBITMQ, "pyamqp": _RABBITMQ, "librabbitmq": _RABBITMQ,
+    "rpc": _RPC,
     "sqlite": _SQLITE,
     "memory": _MEMORY, "cache+memory": _MEMORY, "memory+cache": _MEMORY,
 }  # fmt: skip
@@ -51,7 +53,7 @@ WIRES: Mapping[str, Wire] = {
 
 LATER = {
     "amqp": "results over RabbitMQ", "sqs": "SQS",
-    "sentinel": "Redis Sentinel", "kafka": "Kafka", "confluentkafka": "Kafka", "rpc": "the RPC backend",
+    "sentinel": "Redis Sentinel", "kafka": "Kafka", "confluentkafka": "Kafka",
     "db": "SQLAlchemy", "database": "SQLAlchemy", "sqla": "SQLAlchemy", "sqlalchemy": "SQLAlchemy",
     "postgres": "PostgreSQL", "postgresql": "PostgreSQL", "mongodb": "MongoDB", "cache": "memcached",
     "filesystem": "the file transport", "file": "the file backend",
@@ -123,12 +125,15 @@ class Wiring:
         conf: Any,
         bindings: Callable[[], Mapping[str, Any]] = dict,
         queues: Callable[[], Mapping[str, Any]] = dict,
+        reply_queue: Callable[[], str] = str,
     ) -> None:
         """`bindings`: queue -> [(exchange, routing key, pattern)], for brokers that keep them as kombu does. `queues`:
-        the app's queues by name, for brokers that declare them."""
+        the app's queues by name, for brokers that declare them. `reply_queue`: where results come to that are sent to
+        this process."""
         self._conf = conf
         self._bindings = bindings
         self._queues = queues
+        self._reply_queue = reply_queue
         self._lock = threading.RLock()
         self._sender: Sender | None = None
         self._reader: Reader | None = None
@@ -175,6 +180,11 @@ class Wiring:
             port, database = conf["redis_port"] or 6379, conf["redis_db"] or 0
             return f"{scheme_of(url)}://{conf['redis_host']}:{port}/{database}"
         return f"{url}://" if url in WIRES else str(url)
+
+    @property
+    def answers_to_process(self) -> bool:
+        """Results are sent to the process that sent the task."""
+        return WIRES.get(scheme_of(self.backend_url or "")) is _RPC
 
     @property
     def has_peers(self) -> bool:
@@ -231,6 +241,10 @@ class Wiring:
         if wire is _MEMORY:
             server = memory_server(_name(url))
             return made(server, self.broker_options()) if kind == "Broker" else made(server)
+        if wire is _RPC:
+            if find_wire(self.broker_url, "broker_url") is not _RABBITMQ:
+                raise ImproperlyConfigured("result_backend: rpc:// needs RabbitMQ as broker (amqp://)")
+            return made(self.broker_url, self.broker_options())
         return made(url, self.broker_options() if of_broker else self.backend_options())
 
     # Async side
@@ -300,6 +314,11 @@ class Wiring:
         if conf["broker_login_method"]:
             options.setdefault("login_method", conf["broker_login_method"])
         options.setdefault("failover_strategy", conf["broker_failover_strategy"])
+        if self.answers_to_process:
+            options.setdefault("reply_queue", self._reply_queue)
+            options.setdefault("result_expires", conf.seconds("result_expires") or None)
+            options.setdefault("result_serializer", conf["result_serializer"])
+            options.setdefault("persistent", conf["result_persistent"])
         options.setdefault("delayed_queue_type", conf["broker_native_delayed_delivery_queue_type"])
         return options
 

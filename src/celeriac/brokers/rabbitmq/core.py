@@ -26,6 +26,7 @@ class Core:
         given = dict(options or {})
         self.servers = parse_all(url, given)
         self.topology = Topology(given)
+        self.result_serializer = str(given.get("result_serializer") or "json")
         self.link = Link(self.servers, self.told_blocked)
         self._publisher: Channel | None = None
         self._declared: set[Need] = set()
@@ -96,7 +97,7 @@ class Core:
         Raises OperationalError when the broker can't be reached."""
         if not batch:
             return []
-        await self.declare([draft.needs for draft in batch], epoch)
+        await self.declare([*self.topology.replies, *(draft.needs for draft in batch)], epoch)
         faults = await self._send(batch)
         lost = [place for place, fault in enumerate(faults) if fault and batch[place].lost() == fault]
         if lost:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from celeriac.brokers.rabbitmq import topology as names
 from celeriac.brokers.rabbitmq.messages import DUE, FROM, TO, Message, encode
 from celeriac.brokers.rabbitmq.topology import Question, Topology
-from celeriac.drivers.amqp import frames
+from celeriac.drivers.amqp import answers, frames
 from celeriac.drivers.amqp.frames import M, Returned
 from celeriac.drivers.amqp.table import short
 from celeriac.model.message import Envelope
@@ -109,6 +109,8 @@ def declaration(need: Need, topology: Topology, version: tuple[int, ...], epoch:
             return topology.parked(queue, key)
         case "held":
             return topology.held(name, epoch, version)
+        case "replies":
+            return [answers.declaration(name, topology.result_expires)]
         case "bus":
             return [topology.bus(name)]
         case "notes":

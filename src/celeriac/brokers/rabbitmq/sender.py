@@ -52,11 +52,10 @@ class RabbitmqSender:
 
     def _send(self, connection: Connection, batch: Sequence[Draft], deadline: float) -> list[str]:
         version, largest = connection.session.version, connection.session.frame
-        for draft in batch:
-            name = "\0".join(draft.needs)
-            if name not in connection.known:
-                connection.many(declaration(draft.needs, self.topology, version), deadline)
-                connection.known.add(name)
+        for need in (*self.topology.replies, *(draft.needs for draft in batch)):
+            if need not in connection.known:
+                connection.many(declaration(need, self.topology, version), deadline)
+                connection.known.add(need)
         refused, returned = connection.publish([draft.frames(1, largest) for draft in batch], deadline)
         return errors(batch, refused, returned)
 

@@ -10,7 +10,7 @@ from celeriac.brokers.rabbitmq.claims import Claims
 from celeriac.brokers.rabbitmq.core import Core
 from celeriac.brokers.rabbitmq.drafts import Draft, delayed, drafts, to_queue, waiting
 from celeriac.brokers.rabbitmq.messages import FROM, REASON, Message, encode
-from celeriac.drivers.amqp.table import properties
+from celeriac.drivers.amqp import answers
 from celeriac.errors import CeleryError
 from celeriac.model.message import (
     DONE,
@@ -23,7 +23,6 @@ from celeriac.model.message import (
     Requeue,
     Return,
     Settlement,
-    Store,
     Verdict,
 )
 
@@ -88,8 +87,10 @@ class Settling:
             entry = tag, message
         try:
             own = drafts(completion.publish, self._core.topology, self._now)
-            if completion.store is not None and (reply := answer(completion.store)):
-                own.append(reply)
+            store = completion.store
+            if store is not None and store.reply_to:
+                header = answers.header(store, self._core.result_serializer)
+                own.append(Draft("", store.reply_to, header, store.document, ("nothing", ""), mandatory=False))
             if entry is not None:
                 own += self._settled(entry[1], completion.settlement)
             return entry, DONE, own
@@ -126,14 +127,3 @@ class Settling:
     def _dead(self, message: Message, reason: str) -> Draft:
         made = message.copy({REASON: reason, FROM: message.came_from})
         return Draft("", names.fitting(names.DEAD, message.queue), *made, ("dead", message.queue))
-
-
-def answer(store: Store) -> Draft | None:
-    """A result as `rpc://` sends it: to the queue of whoever asked. None where nobody did."""
-    if not store.reply_to:
-        return None
-    header = properties({
-        "content_type": "application/json", "content_encoding": "utf-8", "correlation_id": store.id,
-        "delivery_mode": 1, "headers": {}, "priority": 0,
-    })  # fmt: skip
-    return Draft("", store.reply_to, header, store.document, ("nothing", ""), mandatory=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from celeriac.brokers.dead_letters import limit_of
@@ -110,6 +110,8 @@ class Topology:
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._queues: Mapping[str, Queue] = options.get("queues") or {}
+        self._reply_queue: Callable[[], str] | None = options.get("reply_queue")
+        self.result_expires: float | None = options.get("result_expires")
         self.dead_limit = limit_of(options)
         self.peers = bool(options.get("celery_peers", True))
         value = options.get("consumer_timeout")
@@ -124,6 +126,11 @@ class Topology:
         )
         self.ladder = Ladder(DELAYED, OUR_DUE, 24, 0.05)
         """Ours: shorter steps, for any queue. 9.7 days in one go; longer ones go through it again."""
+
+    @property
+    def replies(self) -> list[tuple[str, str]]:
+        """What has to be declared before anything is sent: the queue that results come to, if they do."""
+        return [("replies", self._reply_queue())] if self._reply_queue is not None else []
 
     def queue(self, name: str) -> Queue:
         """A queue as the app knows it, or as Celery makes one that nobody has described."""

@@ -32,7 +32,7 @@ class Connection:
         self.server = server
         self.pid = os.getpid()
         self.session = Session()
-        self.known: set[str] = set()
+        self.known: set[object] = set()
         """For its owner: what was declared over it, and need not be again."""
         self.blocked = ""
         self._machine = Machine()
@@ -153,6 +153,16 @@ class Connection:
                     if event.which == M.NACK:
                         refused += [place + n - first for n in sorted(said)]
             return refused, returned
+        except BaseException as error:
+            raise self._failed(error) from error
+
+    def listen(self, deadline: float) -> Event | None:
+        """What comes unasked; None: nothing did before `deadline`. Raises OperationalError when the connection
+        breaks."""
+        try:
+            return self._event(deadline, "listening")
+        except TimeoutError:
+            return None
         except BaseException as error:
             raise self._failed(error) from error
 
