@@ -108,9 +108,7 @@ class RabbitmqConsumer:
     async def _declare(self, connection: Connection) -> None:
         topology, version = self.core.topology, connection.session.version
         questions = [question for name in self.queues for question in topology.declaration(name, version)]
-        ways = [way for name in self.queues for way in topology.celery_ways_out(name, version)]
-        if ways:
-            questions += [*topology.celery_ladder.declaration(), *ways]
+        questions += topology.celery_delays(self.queues, version)
         # on this connection, for an exclusive queue belongs to it; on another channel, for a refusal closes that
         channel = await connection.channel()
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from celeriac.brokers.dead_letters import limit_of
@@ -255,17 +255,22 @@ class Topology:
         """From our ladder into a queue."""
         return [_bind(queue, OUR_DUE, "*." * self.ladder.levels + word(queue))]
 
-    def celery_ways_out(self, name: str, version: tuple[int, ...]) -> list[Question]:
-        """From Celery's ladder to the exchange of a quorum queue; none where Celery would make none."""
-        queue = self.queue(name)
-        exchange = queue.exchange
-        if self.kind(name, version) != "quorum" or exchange is None or exchange.type not in ("topic", "fanout"):
+    def celery_delays(self, names: Sequence[str], version: tuple[int, ...]) -> list[Question]:
+        """Celery's ladder of delays and the ways from it to the exchanges of these queues, which Celery's producers use
+        as soon as one of them is a quorum queue. Direct exchanges have none, as with Celery."""
+        if not any(self.kind(name, version) == "quorum" for name in names):
             return []
-        key = f"#.{queue.routing_key}"
-        return [
-            (M.EXCHANGE_BIND, frames.bind(exchange.name, CELERY_DUE, key), M.EXCHANGE_BIND_OK, f"{exchange.name!r}"),
-            _bind(name, exchange.name, key),
-        ]
+        ways: list[Question] = []
+        for name in names:
+            queue = self.queue(name)
+            exchange = queue.exchange
+            if exchange is not None and exchange.name and exchange.type != "direct":
+                key = f"#.{queue.routing_key}"
+                ways.append(
+                    (M.EXCHANGE_BIND, frames.bind(exchange.name, CELERY_DUE, key), M.EXCHANGE_BIND_OK, exchange.name)
+                )
+                ways.append(_bind(name, exchange.name, key))
+        return [*self.celery_ladder.declaration(), *ways] if ways else []
 
 
 def queue_arguments(queue: Queue) -> dict[str, Any]:
