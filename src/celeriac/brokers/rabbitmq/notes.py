@@ -1,10 +1,14 @@
-"""What workers and operators have to know of each other, in a stream: everyone reads all of it, from the beginning,
-and nobody takes anything away. It is gone after a week; a revocation is kept for three days."""
+"""What workers and operators have to know of each other: cancelled ids, names of queues. Notes lie in a durable queue,
+which each one reads from end to end when he comes, one at a time, and gives back; later ones reach him by an exchange.
+
+They are a help and not the work: where they can't be read, that is said once, and the work goes on.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Iterable
 
@@ -23,15 +27,16 @@ from celeriac.wire.ids import new_id
 
 log = logging.getLogger("celeriac.rabbitmq")
 
-PREFETCH = 1000
-_HEADER = properties({"content_type": "application/json", "delivery_mode": 2})
+_HEADER = properties({"content_type": "application/json", "delivery_mode": 2, "headers": {}})
+PATIENCE = 5.0
+"""Seconds in which one's turn to read has to come."""
 
 
 class Note(msgspec.Struct, omit_defaults=True):
     """One entry."""
 
     mark: str = ""
-    """Its writer waits until it reads it."""
+    """Its writer waits until it comes back to him."""
     cancel: tuple[str, ...] = ()
     until: float = 0.0
     """Unix seconds until which `cancel` holds."""
@@ -53,6 +58,7 @@ class Notes:
         self._marks: dict[str, asyncio.Future[None]] = {}
         self._lock = asyncio.Lock()
         self._cancelled: dict[str, float] = {}
+        self._faulty = False
         self.version = 0
         """Another one after each revocation."""
         self.queues: set[str] = set()
@@ -60,32 +66,79 @@ class Notes:
         """(queue, limit key) of what was ever parked."""
 
     async def read(self) -> None:
-        """Read up to what stands there now; from then on what comes is read by itself. Raises OperationalError."""
-        if self._channel is None or self._channel.broken:
-            async with self._lock:
-                if self._channel is None or self._channel.broken:
-                    await self._attach()
+        """Read up to what stands there now; from then on what comes is read by itself. Raises OperationalError when the
+        broker can't be reached."""
+        if self._channel is not None and not self._channel.broken:
+            return
+        async with self._lock:
+            if self._channel is None or self._channel.broken:
+                try:
+                    await self._listen()
+                    await self._read_all()
+                    self._faulty = False
+                except CeleryError as error:
+                    if self._core.link.current is None:
+                        raise
+                    if not self._faulty:
+                        log.warning("revocations can't be read: %s", error)
+                    self._faulty = True
 
-    async def _attach(self) -> None:
+    async def _listen(self) -> None:
         await self._core.ask(self._core.topology.notes())
         channel = await (await self._core.link.connection()).channel()
-        channel.on_deliver = lambda event: self._hear(channel, event)
-        await on(channel, [(M.QOS, frames.qos(PREFETCH), M.QOS_OK, "")])
-        arguments = {"x-stream-offset": "first"}
-        await on(channel, [(M.CONSUME, frames.consume(NOTES, "notes", arguments=arguments), M.CONSUME_OK, "the notes")])
+        name = f"{NOTES}.{new_id()}"
+        await on(channel, self._core.topology.hearing(name))
+        channel.on_deliver = lambda event: self._take(event.body)
+        await on(channel, [(M.CONSUME, frames.consume(name, "notes", no_ack=True), M.CONSUME_OK, "the notes")])
         self._channel = channel
-        await self.write(Note())
 
-    def _hear(self, channel: Channel, event: Event) -> None:
-        at = 1 + event.arguments[0]
-        channel.write(frames.ack(channel.number, int.from_bytes(event.arguments[at : at + 8], "big")))
+    async def _read_all(self) -> None:
+        mark = Note(mark=new_id())
+        end = time.monotonic() + PATIENCE
+        while True:
+            channel = await (await self._core.link.connection()).channel()
+            try:
+                await self._read_queue(channel, mark)
+                return
+            except CeleryError:  # somebody else reads
+                if time.monotonic() > end or channel.connection.broken:
+                    raise
+                await asyncio.sleep(random.uniform(0.01, 0.05))
+            finally:
+                await channel.close()
+
+    async def _read_queue(self, channel: Channel, mark: Note) -> None:
+        done = asyncio.get_running_loop().create_future()
+        spent: list[int] = []
+        seen: set[bytes] = set()
+
+        def hear(event: Event) -> None:
+            at = 1 + event.arguments[0]
+            note = self._take(event.body)
+            plain = b"" if note is None else msgspec.json.encode(msgspec.structs.replace(note, mark=""))
+            if note is None or not (note.queue or note.until > time.time()) or plain in seen:
+                spent.append(int.from_bytes(event.arguments[at : at + 8], "big"))
+            seen.add(plain)
+            if note is not None and note.mark == mark.mark and not done.done():
+                done.set_result(None)
+
+        channel.on_deliver = hear
+        consume = frames.consume(NOTES, "notes", exclusive=True)
+        await on(channel, [(M.QOS, frames.qos(0), M.QOS_OK, ""), (M.CONSUME, consume, M.CONSUME_OK, "the notes")])
+        await self._send(mark)
+        async with asyncio.timeout(PATIENCE):
+            await done
+        # what nobody needs any more goes, the rest goes back when the channel closes
+        channel.write(b"".join([frames.ack(channel.number, tag) for tag in spent]))
+
+    def _take(self, body: bytes) -> Note | None:
         try:
-            note = _decode(event.body)
+            note = _decode(body)
         except msgspec.MsgspecError:  # of a later version
-            return
-        if note.cancel:
-            self._cancelled.update(dict.fromkeys(note.cancel, note.until))
+            return None
+        if note.cancel and not self._cancelled.keys() >= set(note.cancel):
             self.version += 1
+        self._cancelled.update(dict.fromkeys(note.cancel, note.until))
         if note.key:
             self.keys.add((note.queue, note.key))
         elif note.queue:
@@ -93,22 +146,26 @@ class Notes:
         waiting = self._marks.pop(note.mark, None)
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
+        return note
+
+    async def _send(self, note: Note) -> None:
+        draft = Draft(NOTES, "", _HEADER, msgspec.json.encode(note), ("notes", ""))
+        [fault] = await self._core.send([draft])
+        if fault:
+            raise OperationalError(f"{self._core.describe()}: {fault}")
 
     async def write(self, note: Note) -> None:
         """On return it is safe, and read here. Raises OperationalError."""
-        if self._channel is None or self._channel.broken:
-            await self.read()
+        await self.read()
         note = msgspec.structs.replace(note, mark=new_id())
         waiting = self._marks[note.mark] = asyncio.get_running_loop().create_future()
         try:
-            draft = Draft("", NOTES, _HEADER, msgspec.json.encode(note), ("notes", ""))
-            [fault] = await self._core.send([draft])
-            if fault:
-                raise OperationalError(f"{self._core.describe()}: {fault}")
-            async with asyncio.timeout(self._core.servers[0].timeout):
-                await waiting
+            await self._send(note)
+            if not self._faulty:
+                async with asyncio.timeout(PATIENCE):
+                    await waiting
         except TimeoutError:
-            raise OperationalError(f"{self._core.describe()}: the stream {NOTES!r} does not answer") from None
+            raise OperationalError(f"{self._core.describe()}: what was sent to {NOTES!r} does not come") from None
         finally:
             self._marks.pop(note.mark, None)
 

@@ -18,8 +18,7 @@ Question = tuple[M, bytes, M, str]
 DEAD = "celeriac.1.dead."
 PARKED = "celeriac.1.parked."
 NOTES = "celeriac.1.notes"
-"""The stream of what workers have to know of each other: cancelled ids, names of queues."""
-NOTES_KEPT = "7D"
+"""Exchange and queue of what workers have to know of each other: cancelled ids, names of queues."""
 HELD_TTL = 10.0
 """Seconds after which a held copy whose owner is gone goes back; from its publishing on."""
 REPLIES = ".pidbox"
@@ -245,11 +244,12 @@ class Topology:
         return [_queue(held(queue, epoch), arguments=arguments)]
 
     def notes(self) -> list[Question]:
-        """The stream of notes."""
-        arguments = {
-            "x-queue-type": "stream", "x-max-age": NOTES_KEPT, "x-stream-max-segment-size-bytes": 1_000_000,
-        }  # fmt: skip
-        return [_queue(NOTES, arguments=arguments)]
+        """Where notes are kept, and the exchange by which they also come to who listens."""
+        return [_exchange(NOTES, "fanout"), _queue(NOTES), _bind(NOTES, NOTES, "")]
+
+    def hearing(self, name: str) -> list[Question]:
+        """A queue of one listener for notes."""
+        return [_queue(name, durable=False, exclusive=True, auto_delete=True), _bind(name, NOTES, "")]
 
     def way_out(self, queue: str) -> list[Question]:
         """From our ladder into a queue."""
