@@ -11,9 +11,9 @@ from tests.rabbit import RabbitServer
 
 
 class _OnServer:
-    @pytest.fixture
-    def rig(self, rabbit: RabbitServer) -> RabbitmqRig:
-        return RabbitmqRig(rabbit)
+    @pytest.fixture(params=["classic", pytest.param("quorum", marks=pytest.mark.full)])
+    def rig(self, rabbit: RabbitServer, request: pytest.FixtureRequest) -> RabbitmqRig:
+        return RabbitmqRig(rabbit, request.param)
 
 
 class TestRabbitmqBroker(_OnServer, BrokerContract):

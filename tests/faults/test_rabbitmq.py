@@ -8,18 +8,17 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
-from uuid import uuid4
 
 import psutil
 import pytest
 
 from celeriac.brokers.rabbitmq import RabbitmqBroker, RabbitmqSender
 from celeriac.errors import OperationalError
-from celeriac.model.message import Completion, Demand, Envelope
-from celeriac.testing.rigs import envelope, name_of
+from celeriac.model.message import Completion, Demand
+from celeriac.ports import Place
+from celeriac.testing.rigs import envelope, losses, name_of
 from tests.faults.conftest import MakeSite
-from tests.faults.kit import QUEUE, Site, Storm, forms, until
+from tests.faults.kit import Site, Storm, forms, until
 from tests.proxy import FreezeProxy
 from tests.rabbit import RabbitServer, rabbit_server
 
@@ -94,30 +93,18 @@ def test_workers_are_killed(
     _ended(site)
 
 
-def test_a_worker_killed_over_and_over_by_one_task(
-    rabbit: RabbitServer, clean_redis_url: str, make_site: MakeSite
-) -> None:
-    """A task that takes the whole worker down counts its lost workers, though RabbitMQ counts nothing on a classic
-    queue."""
-    site = make_site(rabbit.vhost(), clean_redis_url, settings={"broker_transport_options": {"held_seconds": 1}})
+def test_lost_workers_are_counted(rabbit: RabbitServer, clean_redis_url: str, make_site: MakeSite) -> None:
+    """A task that takes its worker down again and again counts them, from the second on, though RabbitMQ itself counts
+    nothing on a classic queue."""
+    site = make_site(rabbit.vhost(), clean_redis_url)
     task = site.send("work", 60.0)
     for number in range(3):
         worker = site.worker("-c", "1")
         site.wait_started(task, 30.0, number + 1)
-        if number == 2:
-            until(lambda: "x" in site.counts_of_losses(task), 5.0, "counted") if hasattr(site, "counts_of_losses") else None
         site.kill(worker)
-    items: list[Any] = []
-
-    def back() -> bool:
-        nonlocal items
-        items = site.items_ready()
-        return bool(items)
-
-    until(back, 15.0, "the message is back")
-    from celeriac.testing.rigs import losses
-
-    assert losses(items[0].blob)[1] >= 2
+    until(lambda: site.items(Place.READY), 20.0, "the message is back")
+    # the first loss is RabbitMQ's mark "redelivered"; the second left its trace in our queue, the third did so too
+    assert losses(site.items(Place.READY)[0].blob) == (0, 1)
 
 
 @forms("count", 1000, 10_000, timeout=600)
@@ -187,7 +174,8 @@ def test_reconnects_leave_memory_flat(rabbit: RabbitServer, times: int, figures:
                     await consumer.wait()
                 await consumer.cycle([Completion(delivery.receipt) for delivery in turn.deliveries], Demand(0))
                 for link in (consumer._link, broker._core.link):  # type: ignore[attr-defined]
-                    link.current.fail(OperationalError("cut"))
+                    if link.current is not None:
+                        link.current.fail(OperationalError("cut"))
                 for held in sender._pool._idle:
                     held.close()
             if number == times // 5:
@@ -232,14 +220,16 @@ def test_a_blocked_node_is_told(node: RabbitServer) -> None:
     node.ctl("set_vm_memory_high_watermark", "0.0000001")
     try:
         began = time.monotonic()
-        with pytest.raises(OperationalError, match="takes no messages at the moment"):
-            for _ in range(3):
+        said = ""
+        while "takes no messages at the moment" not in said and time.monotonic() - began < 7:
+            try:
                 sender.publish([envelope("b")], 2.0)
+            except OperationalError as error:
+                said = str(error)
+        assert "takes no messages at the moment" in said
         assert time.monotonic() - began < 7
     finally:
         node.ctl("set_vm_memory_high_watermark", "absolute", "1GB")
     sender.publish([envelope("c")], 5.0)
     sender.close()
 
-
-_ = (QUEUE, Envelope, uuid4, urlsplit)

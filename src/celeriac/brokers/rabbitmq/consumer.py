@@ -80,6 +80,7 @@ class RabbitmqConsumer:
         """What we still run, and hope to get again: identity -> receipt."""
         self._awaited: dict[str, asyncio.Future[Message]] = {}
         self._early: list[Message] = []
+        self._holds_until = 0.0
         self._holds = 0
         """Messages on their way into our queue; what stands behind them waits, to keep the order."""
         self._bell = Alarm()
@@ -169,7 +170,7 @@ class RabbitmqConsumer:
                 self._spawn(self._postpone())
             self._early.append(message)
         elif message.count >= BOUNCES:
-            self._holds += 1
+            self._begin_hold(1)
             self._spawn(self._hold([message]))
         else:
             self._ready.setdefault(message.queue, deque()).append(message)
@@ -209,6 +210,19 @@ class RabbitmqConsumer:
         for queue in dict.fromkeys(message.queue for message in messages):
             await self._hold_on(queue)
         await self._replace(messages, [self._copy(message) for message in messages])
+
+    def _begin_hold(self, count: int) -> None:
+        self._holds += count
+        self._holds_until = time.monotonic() + HELD_TTL
+
+    def _held_up(self) -> bool:
+        """Something that comes before all else is on its way to us."""
+        if self._holds and time.monotonic() > self._holds_until:
+            self._holds = 0  # it has gone another way
+        return self._holds > 0
+
+    def _waiting(self) -> bool:
+        return any(self._ready.values())
 
     def _copy(self, message: Message, name: str = "") -> Draft:
         losses: tuple[int, int] | None = None
@@ -260,7 +274,9 @@ class RabbitmqConsumer:
                 deliveries = await self._claim(want)
             else:
                 self.channel  # noqa: B018  raises when it is broken
-            more = bool(want.count) and (self._left or bool(self._first) or any(self._ready.values()))
+            more = bool(want.count) and bool(self._first or (not self._held_up() and (self._left or self._waiting())))
+            if not deliveries:
+                await asyncio.sleep(0)  # whoever calls in a circle leaves a turn to what is under way
             return Turn(deliveries, list(verdicts), None, time.time(), self._notes.version, more)
 
     async def _settle(self, finished: Sequence[Completion]) -> list[Verdict]:
@@ -296,7 +312,7 @@ class RabbitmqConsumer:
         limit = len(taken) + want.count
         suspects: list[Message] = []
         size = self._serve(taken, suspects, limit, 0, want.size)
-        if len(taken) < limit and size < want.size and not suspects and not self._holds:
+        if len(taken) < limit and size < want.size and not suspects and not self._held_up():
             if self._consumers:
                 await self._adapt(want.count)
             else:
@@ -305,7 +321,7 @@ class RabbitmqConsumer:
                 if size < want.size and not suspects and (len(taken) < limit or self._rate * AHEAD > 1):
                     await self._consume(self._wanted(want.count))
         if suspects:
-            self._holds += len(suspects)
+            self._begin_hold(len(suspects))
             self._spawn(self._hold(suspects))
         self._measure(len(taken))
         claims = self.claims
@@ -318,7 +334,7 @@ class RabbitmqConsumer:
             message = first.popleft()
             taken.append(message)
             size += message.size
-        queues = [] if self._holds else [name for name in self._ready if self._ready[name]]
+        queues = [] if self._held_up() else [name for name in self._ready if self._ready[name]]
         if len(queues) > 1:
             turn = self._turn = (self._turn + 1) % len(queues)
             queues = queues[turn:] + queues[:turn]
@@ -348,13 +364,13 @@ class RabbitmqConsumer:
         if now - self._since >= 0.05:
             self._rate = self._counted / (now - self._since)
             self._counted, self._since = 0, now
-        if self._timer is None and any(self._ready.values()):
+        if self._timer is None and self._waiting():
             self._timer = asyncio.get_running_loop().call_later(UNCLAIMED, self._look)
 
     def _look(self) -> None:
         """Give back what was pushed and is not wanted."""
         self._timer = None
-        if self._closed or not any(self._ready.values()):
+        if self._closed or not self._waiting():
             return
         left = self._claimed_at + UNCLAIMED - time.monotonic()
         if left > 0 or self._busy.locked():
@@ -454,13 +470,14 @@ class RabbitmqConsumer:
     async def wait(self) -> None:
         """See ports.Consumer."""
         self.channel  # noqa: B018  raises when it is broken
-        if self._first or any(self._ready.values()):
+        held_up = self._held_up()
+        if self._first or (self._waiting() and not held_up):
             return
-        if not self._consumers:
+        if not self._consumers and not held_up:
             await asyncio.sleep(0.02)
             return
         self._bell.clear()
-        await self._bell.wait(LONGEST_WAIT)
+        await self._bell.wait(1.0 if held_up else LONGEST_WAIT)
         self.channel  # noqa: B018
 
     # The lease is the channel

@@ -19,7 +19,7 @@ DEAD = "celeriac.1.dead."
 PARKED = "celeriac.1.parked."
 NOTES = "celeriac.1.notes"
 """Exchange and queue of what workers have to know of each other: cancelled ids, names of queues."""
-HELD_TTL = 10.0
+HELD_TTL = 5.0
 """Seconds after which a held copy whose owner is gone goes back; from its publishing on."""
 REPLIES = ".pidbox"
 CELERY_DELAYED, CELERY_DUE = "celery_delayed_", "celery_delayed_delivery"
