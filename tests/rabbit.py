@@ -56,6 +56,7 @@ class RabbitServer:
         (self.folder / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\nloopback_users.guest = true\n"
             f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {self.api_port}\n"
+            "vm_memory_calculation_strategy = allocated\n"  # a chroot may have no /proc
             f"vm_memory_high_watermark.absolute = 1GB\ndisk_free_limit.absolute = 50MB\n{self._settings}\n"
         )
         atexit.register(self.close)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
+
 from celeriac.brokers.rabbitmq import RabbitmqBroker, RabbitmqConsumer, RabbitmqSender
 from celeriac.model.message import Envelope, Store
 from celeriac.model.queues import QueueDefaults, Queues
@@ -20,12 +22,17 @@ class RabbitmqRig(BrokerRig):
 
     def __init__(self, server: RabbitServer, kind: str = "classic", **options: Any) -> None:
         self.server = server
+        self.kind = kind
+        self.keeps_order = kind == "classic"
         self.url = server.vhost()
         defaults = QueueDefaults(missing_queue_type=kind, max_priority=9 if kind == "classic" else None)
         self.options: dict[str, Any] = {"queues": Queues(None, defaults), **options}
 
     def broker(self) -> RabbitmqBroker:
-        return RabbitmqBroker(self.url, self.options)
+        broker = RabbitmqBroker(self.url, self.options)
+        if self.kind == "quorum":  # before 4.3 it has none, or two
+            broker.capabilities = msgspec.structs.replace(broker.capabilities, priority=False)
+        return broker
 
     def sender(self) -> RabbitmqSender:
         return RabbitmqSender(self.url, self.options)

@@ -100,6 +100,8 @@ class BrokerContract:
     @in_loop
     async def test_browse_by_pages(self, rig: BrokerRig) -> None:
         """Pages show each entry of an unchanged queue once, and the last page has no cursor."""
+        if not rig.keeps_order:
+            pytest.skip("to look at messages changes their order")
         async with rig.connected() as broker:
             await broker.publish([envelope(f"{n:02}") for n in range(25)])
             seen: list[str] = []
@@ -121,7 +123,7 @@ class BrokerContract:
             assert await broker.remove(Place.READY, "q", [wanted]) == 1
             assert await broker.remove(Place.READY, "q", [wanted]) == 0
             left = (await broker.browse(Place.READY, "q", 10)).items
-            assert [name_of(item.blob) for item in left] == ["a", "c"]
+            assert _in_order(rig, [name_of(item.blob) for item in left]) == ["a", "c"]
 
     @in_loop
     async def test_purge_deletes_what_is_ready(self, rig: BrokerRig) -> None:
@@ -488,6 +490,10 @@ class BusContract:
                 [delivery] = await claim(consumer, 1)
                 assert name_of(delivery.blob) == "answer"
                 await settle(consumer, done(delivery.receipt))
+
+
+def _in_order(rig: BrokerRig, found: list[str]) -> list[str]:
+    return found if rig.keeps_order else sorted(found)
 
 
 async def _take(heard: AsyncIterator[bytes], count: int) -> list[bytes]:

@@ -259,6 +259,8 @@ class ConsumerContract(ChordCycleContract):
             one, two, three = await claim(consumer, 3)
             await settle(consumer, done(one.receipt, RETURN), done(three.receipt), done(two.receipt, RETURN))
             again = await claim(consumer, 3)
+            if not rig.keeps_order:
+                again.sort(key=lambda delivery: name_of(delivery.blob))
             assert names(again) == ["a", "b", "d"]
             assert [losses(delivery.blob) for delivery in again] == [(0, 0)] * 3
 
@@ -685,6 +687,8 @@ class ConsumerContract(ChordCycleContract):
             await settle(leaving, done(taken[1].receipt))
             await leaving.leave()
             again = await claim(staying, 3)
+            if not rig.keeps_order:
+                again.sort(key=lambda delivery: name_of(delivery.blob))
             assert names(again) == ["a", "c", "d"]
             assert [losses(delivery.blob) for delivery in again] == [(0, 0)] * 3
             assert [rig.kept(delivery.blob) for delivery in again[:2]] == [

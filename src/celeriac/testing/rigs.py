@@ -60,6 +60,8 @@ class BrokerRig:
 
     lease = 0.6
     """Seconds of the leases that tests let end. Long enough that a slow machine does not lose one by accident."""
+    keeps_order = True
+    """What is given back keeps its place among its neighbours."""
     lower_first = True
     """Priority: the lower number is served first (kombu on Redis); False: the higher one (AMQP)."""
 
