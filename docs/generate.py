@@ -1,4 +1,5 @@
-"""Writes what the docs take from the code: `cli.md`, `settings.md` and the table in `differences.md`.
+"""Writes what the docs take from the code: `cli.md`, `settings.md` and the tables in `differences.md` and
+`result-backends.md`.
 
     python docs/generate.py           writes
     python docs/generate.py --check   exits 1 and says which page is behind
@@ -10,11 +11,13 @@ import re
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 
+from celeriac.app.wiring import FAMILIES, WIRES, Wire
 from celeriac.cli.main import cli
 from celeriac.model.settings import DIFFERENCES, SETTINGS, Setting
 
@@ -41,6 +44,12 @@ def pages() -> dict[str, str]:
         "cli.md": command_line(),
         "settings.md": settings(),
         "differences.md": mark.sub(lambda found: found[1] + differences() + found[2], prose),
+        "result-backends.md": re.sub(
+            r"(<!-- generated: result backends -->\n).*?(<!-- end -->)",
+            lambda found: found[1] + result_backends() + found[2],
+            (DOCS / "result-backends.md").read_text(),
+            flags=re.DOTALL,
+        ),
     }
 
 
@@ -106,6 +115,23 @@ def differences() -> str:
         rows.append(
             f"| `{row.key}` | {value(row.celery)} | {value(row.ours)} | {cell(row.reason)} | {cell(row.back)} |"
         )
+    return "\n".join(rows) + "\n"
+
+
+def result_backends() -> str:
+    """What each result backend can do, as its adapter says."""
+    urls: dict[Wire, list[str]] = {}
+    for scheme, wire in WIRES.items():
+        urls.setdefault(wire, []).append(f"`{scheme}://`")
+    for family, wire in FAMILIES.items():
+        urls.setdefault(wire, []).append(f"`{family}+...://`")
+    rows = ["| URL | who waits | what has expired goes | chords | names and bytes |", "|---|---|---|---|---|"]
+    for wire, names in urls.items():
+        adapter = getattr(import_module(wire.backend), f"{wire.prefix}Backend") if wire.backend else None
+        keeping = getattr(adapter, "keeping", None)
+        if keeping is not None:
+            told = (", ".join(names), keeping.waits, keeping.forgets, keeping.chords, keeping.layout)
+            rows.append(f"| {' | '.join(map(cell, told))} |")
     return "\n".join(rows) + "\n"
 
 

@@ -8,7 +8,16 @@ from collections.abc import Iterator
 import pytest
 
 from tests.rabbit import RabbitServer, rabbit_server
-from tests.servers import ServerMissing, command, redis_server, valkey_server
+from tests.servers import (
+    PostgresServer,
+    ServerMissing,
+    command,
+    empty_postgres,
+    newest_postgres_binaries,
+    redis_server,
+    valkey_server,
+)
+from tests.sql_servers import mariadb_server, memcached_server
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -72,3 +81,50 @@ def clean_valkey_url(valkey_url: str) -> str:
     """`valkey_url`, emptied before the test as `clean_redis_url` is."""
     command(valkey_url, "FLUSHDB" if os.environ.get("CELERIAC_TEST_VALKEY_URL") else "FLUSHALL")
     return valkey_url
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A real PostgreSQL, shared by the session: Debian's."""
+    try:
+        with PostgresServer() as server:
+            yield server
+    except ServerMissing as missing:
+        pytest.fail(str(missing))
+
+
+@pytest.fixture(scope="session")
+def newest_postgres_server() -> Iterator[PostgresServer]:
+    """A real PostgreSQL 18, shared by the session."""
+    try:
+        with PostgresServer(binaries=newest_postgres_binaries()) as server:
+            yield server
+    except ServerMissing as missing:
+        pytest.fail(str(missing))
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """The URL of a real PostgreSQL, with celeriac's tables emptied before the test."""
+    empty_postgres(postgres_server.url)
+    return postgres_server.url
+
+
+@pytest.fixture(scope="session")
+def mariadb_url() -> Iterator[str]:
+    """The URL of a real MariaDB, `mysql://...`, shared by the session."""
+    try:
+        with mariadb_server() as url:
+            yield url
+    except ServerMissing as missing:
+        pytest.fail(str(missing))
+
+
+@pytest.fixture(scope="session")
+def memcached_address() -> Iterator[str]:
+    """`host:port` of a real memcached, shared by the session: use key prefixes of your own."""
+    try:
+        with memcached_server() as address:
+            yield address
+    except ServerMissing as missing:
+        pytest.fail(str(missing))

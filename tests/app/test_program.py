@@ -20,7 +20,7 @@ from celeriac.errors import ImproperlyConfigured, OperationalError
 from celeriac.model.message import Delay, Envelope
 from celeriac.wire import record
 from celeriac.wire.ids import new_id
-from celeriac.wire.task import TaskMessage, pack, unpack
+from celeriac.wire.task import TaskMessage, pack, run_name, unpack
 
 numbers = itertools.count()
 JSON = frozenset({"application/json"})
@@ -190,6 +190,25 @@ def test_a_replaced_run(project: str) -> None:
     assert (report.state, report.store, line.asked) == ("IGNORED", None, [])
     message = unpack(report.publish[0].blob, JSON)
     assert (message.task, message.args, message.replaced_task_nesting) == ("add", [4, 4], 1)
+
+
+def test_what_takes_the_place_of_a_run_goes_on_as_that(project: str) -> None:
+    """A repeat of the run publishes the same; links and later steps are named as the run itself would have."""
+    found = load(project)
+    runner: Any = found.runner(Line())
+    old = TaskMessage(
+        "i", "replaced", [4], {}, callbacks=[{"task": "add", "args": [1], "options": {}}], queue="own",
+        routing_key="own", origin="gen1@h",
+    )  # fmt: skip
+    sent = pack(old, queue="own")
+    (first,), (again,) = (runner.run(1, sent.blob).publish for _ in range(2))
+    assert (first.id, first.publish_id) == ("i", again.publish_id)
+    replacement = unpack(first.blob, JSON)
+    assert run_name(replacement) == run_name(unpack(sent.blob, JSON))
+    assert replacement.delivery_tag != sent.publish_id
+    (link,) = runner.run(1, first.blob).publish
+    (of_old,) = runner.replay(1, sent.blob, b'{"status": "SUCCESS", "result": 8}').publish
+    assert (link.id, link.publish_id) == (of_old.id, of_old.publish_id)
 
 
 def test_attributes_are_read_once_in_a_child(project: str) -> None:

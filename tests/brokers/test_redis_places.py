@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -11,6 +12,8 @@ from celeriac.backends.memory import MemoryBackend
 from celeriac.backends.redis import RedisBackend
 from celeriac.brokers.memory import MemoryServer
 from celeriac.brokers.redis import RedisBroker
+from celeriac.brokers.redis.scripts import PROBE
+from celeriac.drivers.redis.script import Script
 from celeriac.errors import OperationalError
 from celeriac.model.message import Dead, Delay, Demand, Item, Park, Settlement
 from celeriac.ports import Broker, Place
@@ -169,9 +172,9 @@ def _nth(settlement: Settlement, n: int) -> Settlement:
             return settlement
 
 
-def test_another_server_is_another_server(redis_url: str) -> None:
-    """Only a Redis backend on the same server process is the same server; and only if the broker's user
-    may write and publish results."""
+def test_another_server_is_another_server(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Only a Redis backend on the same server process is the same server; and only if the broker's user may write and
+    publish results and keep chords. One line says what it may not."""
 
     async def story() -> None:
         with redis_server() as other:
@@ -182,16 +185,34 @@ def test_another_server_is_another_server(redis_url: str) -> None:
                 await backend.close()
             assert await broker.same_server(MemoryBackend(MemoryServer("x"))) is False
             await broker.close()
-            for rights in (("~*", "&/0.*"), ("~q", "~celeriac:*", "~_kombu*", "&*")):
-                command(redis_url, "ACL", "SETUSER", "mute", "reset", "on", "nopass", *rights, "+@all")
+            assert not caplog.records
+            own = ("~q", "~celeriac:*", "~_kombu*")
+            for rights, told in (
+                (("~*", "&/0.*", "+@all"), "channel"),
+                ((*own, "&*", "+@all"), "keys"),
+                ((*own, "~celery-task-meta-*", "&*", "+@all"), "chords need DEL on celery-taskset-meta-*"),
+                (("~*", "&*", "+@all", "-sismember"), "chords need SISMEMBER on celery-taskset-meta-*"),
+            ):
+                command(redis_url, "ACL", "SETUSER", "mute", "reset", "on", "nopass", *rights)
                 broker = RedisBroker(redis_url.replace("//", "//mute:x@"))
                 for url in (redis_url, redis_url.rpartition("/")[0] + "/5"):
                     backend = RedisBackend(url)
                     assert await broker.same_server(backend) is False
                     await backend.close()
+                    (record,) = caplog.records
+                    assert "rights (ACL)" in record.getMessage()
+                    assert told in record.getMessage()
+                    caplog.clear()
                 await broker.close()
 
     asyncio.run(story())
+
+
+def test_all_that_chords_need_is_asked_for() -> None:
+    """Whatever command the script calls."""
+    chord = Script(("celeriac.drivers.redis", "lua/chord.lua"))
+    called, asked = (set(re.findall("'([A-Z]{3,})'", script.source)) for script in (chord, PROBE))
+    assert called - {"LIMIT"} == asked - {"SELECT", "SETRANGE", "PUBLISH"}
 
 
 def test_listeners_hear_of_a_lost_connection() -> None:

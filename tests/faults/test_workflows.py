@@ -175,6 +175,46 @@ def test_a_run_that_is_repeated_adds_nothing_twice(
         until(lambda: site.counts().ready == site.counts().in_flight == 0, 10.0, "nothing is left over")
 
 
+@pytest.mark.parametrize(
+    ("how", "apart"),
+    [("a wrong key", False), ("a wrong key", True), ("no right to count", False), ("no right to look", True)],
+)
+def test_a_chord_that_can_not_be_kept_stops_no_worker(
+    redis: RedisServer, make_site: MakeSite, how: str, apart: bool
+) -> None:
+    """Its members go to the dead letters with the reason, and all other tasks end."""
+    with redis_server() if apart else nullcontext(redis) as results:
+        rights = {"no right to count": "-sismember", "no right to look": "-smembers"}
+        results.command("ACL", "SETUSER", "default", rights.get(how, "+@all"))
+        site = make_site(redis.url, backend=results.url, lease=1.0)
+        flows = Flows(site)
+        members = [flows.task("item", 1), flows.task("item", 2) | flows.task("twice")]
+        header = chord(members, flows.task("total"))
+        ids = [header.freeze().id, *(member.id for member in header.tasks.tasks)]
+        if how == "a wrong key":
+            group_id = header.tasks.options["task_id"]
+            header()
+            results.command("DEL", f"celery-taskset-meta-{group_id}.s")
+            results.command("XADD", f"celery-taskset-meta-{group_id}.j", "*", "a", "b")
+        else:
+            header()
+        worker = site.worker("-c", "2")
+        until(lambda: len(site.ledger.marks("end")) >= 3, 20.0, "all members have run")
+        site.sent = [site.send("item", 5)]
+        site.wait_finished(10.0)
+        time.sleep(3.0)
+        site.send("item", 6)
+        site.wait_finished(5.0)
+        dead = site.dead()
+        assert {("WRONGTYPE" in reason, "rights (ACL)" in reason) for reason in dead.values()} == {
+            (how == "a wrong key", how != "a wrong key")
+        }
+        assert dead.keys() <= {*ids[1:]}
+        assert len(dead) == (1 if how == "no right to look" else 2)  # who completes it looks at it
+        assert worker.output.count("connected again") == 0
+        assert ("chords need" in worker.output) == (how != "a wrong key" and not apart)
+
+
 def test_what_a_crash_left_complete_is_carried_on_with(site: Site) -> None:
     """A chord whose members were all counted, by a worker that died before it said what follows, and a member that has
     ended without having been counted (as when a Celery worker dies between the two): the sweeper sees to both."""

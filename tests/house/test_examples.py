@@ -74,3 +74,11 @@ def test_beside_celery(tmp_path: Path) -> None:
     with project.celery_python("-c", code, env={"PYTHONPATH": path}) as process:
         assert process.wait(30) == 0, process.output
         assert process.output == "celery.app.base run by Celery proj.not_moved_yet\n"
+
+
+def test_history(tmp_path: Path) -> None:
+    """The checker of histories says what was broken."""
+    project = Project(tmp_path, {})
+    with project.python(str(ROOT / "examples" / "history" / "judge.py")) as script:
+        assert script.wait(30) == 0, script.output
+        assert [line.partition(":")[0] for line in script.output.splitlines()] == ["lost", "started twice"]

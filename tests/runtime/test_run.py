@@ -18,7 +18,7 @@ from celeriac.model.outcome import Report
 from celeriac.runtime.context import current
 from celeriac.runtime.einfo import ExceptionInfo
 from celeriac.runtime.run import Ran, Runner, RunSettings
-from celeriac.wire.task import follow_up_id, unpack
+from celeriac.wire.task import follow_up_id, run_name, unpack
 from tests.runtime.fakes import FakeTask, blob, document, plain_pack, runner
 
 JSON = frozenset({"application/json"})
@@ -42,6 +42,10 @@ def link(task: str, *args: Any, immutable: bool = False, **options: Any) -> dict
 def report_of(ran: Ran) -> Report:
     assert isinstance(ran, Report)
     return ran
+
+
+def run_of(data: bytes) -> str:
+    return run_name(unpack(data, JSON))
 
 
 def messages(report: Report) -> list[Any]:
@@ -384,12 +388,13 @@ def test_a_retry_at_once_goes_to_the_tail() -> None:
 @pytest.mark.parametrize("case", [{"queue": "other"}, {"acks_late": False}])
 def test_a_retry_that_has_to_be_published(case: dict[str, Any]) -> None:
     """To another queue, or when nothing is left to settle, the next message is published with the outcome."""
-    report = report_of(runner(retrying(countdown=50, **case)).run(1, blob("task", id="i", retries=3)))
+    data = blob("task", id="i", retries=3)
+    report = report_of(runner(retrying(countdown=50, **case)).run(1, data))
     assert report.settlement == ACK
     (envelope,) = report.publish
     assert envelope.queue == case.get("queue", "celery")
     assert envelope.not_before is not None
-    assert envelope.publish_id == follow_up_id("i", 3, "publish retry")
+    assert envelope.publish_id == follow_up_id(run_of(data), 3, "publish retry")
 
 
 def test_a_retry_keeps_what_the_message_carries() -> None:
@@ -475,7 +480,7 @@ def test_links_and_chain_follow() -> None:
     report = report_of(runner(add).run(1, data))
     first, second = messages(report)
     assert (first.args, first.parent_id, first.root_id) == ([3, 10], "i", "r")
-    assert first.id == follow_up_id("i", 1, "link.0")
+    assert first.id == follow_up_id(run_of(data), 1, "link.0")
     assert (second.args, second.id, second.parent_id) == ([3, 20], "next", "i")
     assert second.chain == [chain[0]]
     assert report.publish[1].queue == "fast"
@@ -874,6 +879,50 @@ def test_a_replay_says_what_follows() -> None:
     assert (again.seq, again.state, again.settlement, again.store) == (2, "SUCCESS", ACK, None)
     assert again.publish == first.publish
     assert called == [1]
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_replay_of_a_failure_only_counts(late: bool) -> None:
+    """Its links don't follow, its error links were sent before; it counts as it ended, and so do the steps behind it.
+    The message is settled as that of a failure."""
+    task = FakeTask(add, "task", acks_on_failure=late)
+    body = link("body", task_id="body")
+    step = link("add", task_id="step", group_id="g", group_index=1, chord=body)
+    data = blob(
+        "task", "no", 1, id="i", group="g", group_index=0, chord=body, callbacks=[link("add")],
+        errbacks=[link("one")], chain=[step],
+    )  # fmt: skip
+    first = report_of(runner(task).run(1, data))
+    assert first.store is not None
+    again = runner(task).replay(2, data, first.store.document)
+    assert (again.state, again.store, again.publish, again.chords) == ("FAILURE", None, (), ())
+    assert again.parts == first.parts
+    assert [(part.id, b"FAILURE" in part.entry) for part in again.parts] == [("i", True), ("step", True)]
+    assert again.settlement == first.settlement
+    assert isinstance(again.settlement, Dead) is not late
+
+
+def test_what_completes_a_chord_does_not_change_what_follows() -> None:
+    """Whichever member it was, and where a sweeper takes it over: ids and publish ids are those of the chord."""
+    body = b'{"task": "add", "args": [], "kwargs": {}, "options": {}}'
+    entries = [b'[1, "a", "SUCCESS", 1]']
+    reports = [
+        runner(add).end(1, data, "joined", [body, entries, b"", "g", "m"]) for data in (blob("add"), blob("add"), b"")
+    ]
+    assert len({(report.publish[0].id, report.publish[0].publish_id) for report in reports}) == 1
+    other = runner(add).end(1, blob("add"), "joined", [body, entries, b"", "h", "m"])
+    assert other.publish[0].id != reports[0].publish[0].id
+
+
+def test_a_message_that_is_sent_again_is_another_run() -> None:
+    """Under the same task id; one that is delivered again is the same."""
+    data = blob("add", 1, 2, id="i", callbacks=[link("add", 1)])
+    again = blob("add", 1, 2, id="i", callbacks=[link("add", 1)])
+    made = runner(add)
+    (one,), (same,), (other,) = (report_of(made.run(1, each)).publish for each in (data, data, again))
+    assert one == same
+    assert one.id != other.id
+    assert one.publish_id != other.publish_id
 
 
 def test_a_replay_that_cannot_be_read() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from celeriac.errors import OperationalError
+from celeriac.errors import OperationalError, RefusedError
 from celeriac.model.message import ACK, Dead, Envelope, Fire, Part, Receipt, Standing, Store
 from celeriac.model.outcome import Report
 from celeriac.pools.handle import Call
@@ -33,6 +33,7 @@ class Backend:
         self.counted: list[Part] = []
         self.held: list[Fire] = []
         self.broken = False
+        self.refuses = ""
 
     async def chord(self, group: str) -> Standing | None:
         if self.broken:
@@ -44,6 +45,8 @@ class Backend:
         return self.idle[:limit]
 
     async def hold(self, fire: Fire, hold: float) -> bool:
+        if fire.group == self.refuses:
+            raise RefusedError("not allowed")
         self.held.append(fire)
         self.chords[fire.group] = standing(fire.group, fire.token)
         return True
@@ -146,6 +149,20 @@ def test_a_complete_chord_is_taken_over() -> None:
     (call,) = room.pool.calls
     assert call.blob == b""
     assert call.owner.receipt is None
+
+
+def test_a_chord_that_can_not_be_touched_hides_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    """It is said once, and the others are seen to."""
+    room = Room()
+    room.backend.idle = [standing("g1"), standing("g2")]
+    room.backend.refuses = "g1"
+    sweeper = room.sweeper()
+    for _ in range(3):
+        asyncio.run(sweeper.sweep())
+    assert {fire.group for fire in room.backend.held} == {"g2"}
+    assert [record.getMessage() for record in caplog.records if "g1" in record.getMessage()] == [
+        "chord g1 can't be carried on with: not allowed"
+    ]
 
 
 def test_members_that_ended_uncounted_are_counted() -> None:

@@ -8,16 +8,16 @@ from typing import Any
 from celeriac.app.canvas import Signature
 from celeriac.canvas import tree
 from celeriac.runtime.context import Context
-from celeriac.wire.ids import follow_up_id
+from celeriac.wire.task import TaskMessage, follow_up_id, run_name
 
 
-def freeze(app: Any, request: Context, sig: Signature[Any]) -> list[str]:
-    """Make the signature a member of the run's chord. Ids that stand in it are kept, others name the run, and the how
-    manieth they are in it. Returns `task id:index` of those that the chord has to wait for."""
+def freeze(app: Any, request: Context, message: TaskMessage, sig: Signature[Any]) -> list[str]:
+    """Make the signature a member of the chord of a run, that of `message`. Ids that stand in it are kept, others name
+    the run, and the how manieth they are in it. Returns `task id:index` of those that the chord has to wait for."""
 
     def name() -> str:
         request.added += 1
-        return follow_up_id(request.id, request.retries, "add", request.added - 1)
+        return follow_up_id(run_name(message), message.retries, "add", request.added - 1)
 
     index = request.group_index
     sig.set(group_id=request.group, group_index=index, chord=request.chord, root_id=request.root_id)

@@ -274,9 +274,11 @@ class Celeriac(Making):
         EncodeError and QueueNotFound."""
         return publish.pack_follow_up(self, message, options, due, publish_id)
 
-    def follow_up(self, request: Any, message: TaskMessage, options: Mapping[str, Any]) -> None:
+    def follow_up(
+        self, request: Any, message: TaskMessage, options: Mapping[str, Any], publish_id: str | None = None
+    ) -> None:
         """Send a message in the same commit as the outcome of a run; at once where that is not possible."""
-        envelopes = self.pack_follow_up(message, options)
+        envelopes = self.pack_follow_up(message, options, publish_id=publish_id)
         if self.wiring.in_child and request._message is not None:
             request.outbox = [*(request.outbox or ()), *envelopes]
         else:

@@ -17,7 +17,7 @@ from celeriac.model.retry import pauses
 from celeriac.model.routing import Destination
 from celeriac.runtime.context import Context, current
 from celeriac.wire import codec, frame
-from celeriac.wire.ids import new_id
+from celeriac.wire.ids import follow_up_id, new_id
 from celeriac.wire.repr import safe_repr
 from celeriac.wire.task import TaskMessage, pack
 
@@ -231,7 +231,7 @@ def seal(
             routing_key=target.routing_key,
             serializer=serializer,
             compression=compression,
-            publish_id=publish_id if index == 0 else None,
+            publish_id=publish_id if index == 0 or not publish_id else follow_up_id(publish_id, 0, "copy", index),
             priority=priority,
             not_before=due if due is not None and app.schedules_directly else None,
             protocol=manner(app).protocol,

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from celeriac.canvas import advance, tree
-from celeriac.canvas.expand import Expansion, expand
+from celeriac.canvas.expand import Expansion, Name, expand
 from celeriac.errors import ImproperlyConfigured
-from celeriac.wire.task import TaskMessage, follow_up_id
+from celeriac.wire.task import RUN, TaskMessage, follow_up_id, run_name
 
 ACCUMULATE = "celery.accumulate"
 """The built-in task that gives back its arguments: it makes one result of a group's."""
@@ -19,9 +19,7 @@ ACCUMULATE = "celery.accumulate"
 def expansion(old: TaskMessage, signature: Mapping[str, Any]) -> Expansion:
     """What is to be sent in place of the run of `old`. Raises ImproperlyConfigured and InvalidTaskError."""
 
-    def name(edge: str, index: int) -> str:
-        return follow_up_id(old.id, old.retries, edge, index)
-
+    name = _namer(old)
     if tree.kind(signature) == tree.CHAIN and not tree.tasks(signature):
         raise ImproperlyConfigured("a task can't be replaced by an empty chain")
     steps = [*tree.steps(tree.chain([signature]))]
@@ -47,6 +45,9 @@ def expansion(old: TaskMessage, signature: Mapping[str, Any]) -> Expansion:
     marks = {key: value for key, value in marks.items() if value is not None}
     if marks:
         frozen = tree.mark(frozen, marks)
+    run = (old.properties or {}).get(RUN) or old.delivery_tag
+    if run:  # its links and the steps behind it are those of the run, and must not be taken for others
+        frozen = tree.mark(frozen, {RUN: run})
     if old.ignore_result is not None:
         frozen = tree.mark(frozen, {"ignore_result": old.ignore_result})
     return expand(
@@ -55,10 +56,15 @@ def expansion(old: TaskMessage, signature: Mapping[str, Any]) -> Expansion:
     )  # fmt: skip
 
 
-def send(app: Any, request: Any, found: Expansion) -> None:
+def send(app: Any, request: Any, old: TaskMessage, found: Expansion) -> None:
     """Send it in the same commit as the outcome of the run."""
+    name = _namer(old)
     steps = advance.steps(found, "replaced", time.time())
     app.open_chords(request, found.chords)
     for step in steps:
-        app.follow_up(request, TaskMessage(**step.fields), step.options)
+        app.follow_up(request, TaskMessage(**step.fields), step.options, name(f"publish {step.edge}", step.index))
     request.replaced = True
+
+
+def _namer(old: TaskMessage) -> Name:
+    return lambda edge, index: follow_up_id(run_name(old), old.retries, edge, index)

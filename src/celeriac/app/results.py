@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from celeriac.errors import TaskRevokedError
 from celeriac.model import states
 from celeriac.model.message import Store
-from celeriac.ports import Reader, ResultBackend
+from celeriac.ports import CleanedReader, Reader, ResultBackend
 from celeriac.wire import codec, failure, record
 from celeriac.wire.record import Record
 
@@ -130,7 +130,10 @@ class Results:
         self.reader.forget([task_id])
 
     def cleanup(self) -> None:
-        """Nothing is to be done: the stores forget by themselves what has expired."""
+        """Delete results that have expired. Most stores do it by themselves."""
+        reader = self.app.reader
+        if isinstance(reader, CleanedReader):
+            reader.clean_up()
 
     # Writing
 

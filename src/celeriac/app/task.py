@@ -197,7 +197,8 @@ class Task(Generic[P, R]):
         if request.stamps and request.stamped_headers:
             sig = sig.clone()
             sig.stamp(**{key: value for key, value in request.stamps.items() if key in request.stamped_headers})
-        replacing.send(self.app, request, replacing.expansion(_message_of(request, self), sig))
+        old = _message_of(request, self)
+        replacing.send(self.app, request, old, replacing.expansion(old, sig))
         raise Ignore(f"{self.name}[{request.id}] was replaced by {sig!r}")
 
     @cached_property
@@ -540,7 +541,7 @@ class Task(Generic[P, R]):
         if not request.chord:
             raise ValueError("the current task is not a member of a chord")
         sig = maybe_signature(sig, self.app)
-        members = adding.freeze(self.app, request, sig)
+        members = adding.freeze(self.app, request, _message_of(request, self), sig)
         self.backend.reader.add_to_chord(request.group, members)
         return sig if lazy else sig.delay()
 

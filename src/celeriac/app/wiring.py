@@ -41,6 +41,9 @@ _SQLITE = Wire("celeriac.brokers.sqlite", "celeriac.backends.sqlite", "Sqlite", 
 _RABBITMQ = Wire("celeriac.brokers.rabbitmq", "", "Rabbitmq", peers=True)
 _RPC = Wire("", "celeriac.backends.rpc", "Rpc", peers=True)
 _MEMORY = Wire("celeriac.brokers.memory", "celeriac.backends.memory", "Memory", peers=False)
+_SQL = Wire("", "celeriac.backends.sql", "Sql", peers=True)
+_MEMCACHED = Wire("", "celeriac.backends.memcached", "Memcached", peers=True)
+_FILES = Wire("", "celeriac.backends.files", "File", peers=True)
 
 WIRES: Mapping[str, Wire] = {
     "redis": _REDIS, "rediss": _REDIS, "redis+socket": _REDIS, "unix": _REDIS, "valkey": _REDIS, "valkeys": _REDIS,
@@ -48,8 +51,14 @@ WIRES: Mapping[str, Wire] = {
     "rpc": _RPC,
     "sqlite": _SQLITE,
     "memory": _MEMORY, "cache+memory": _MEMORY, "memory+cache": _MEMORY,
+    "file": _FILES,
 }  # fmt: skip
 """URL scheme -> kind of server."""
+
+FAMILIES: Mapping[str, Wire] = {"db": _SQL, "database": _SQL, "cache": _MEMCACHED}
+"""The same for what stands before the first `+` of a scheme."""
+STORES = (_SQL, _MEMCACHED, _FILES)
+"""Kinds that are told of results what `Wiring.store_options` says."""
 
 LATER = {
     "amqp": "results over RabbitMQ", "sqs": "SQS",
@@ -84,12 +93,13 @@ def scheme_of(url: str) -> str:
 def find_wire(url: str, setting: str) -> Wire:
     """The kind of server of a URL. Raises ImproperlyConfigured with one line that says what to do."""
     scheme = scheme_of(url)
-    wire = WIRES.get(scheme)
+    wire = WIRES.get(scheme) or FAMILIES.get(scheme.partition("+")[0])
     if wire is not None and (wire.broker if setting == "broker_url" else wire.backend):
         return wire
     known = "redis://, rediss://, redis+socket://, amqp://, amqps://, sqlite:// or memory://"
-    if setting != "broker_url":
-        known = known.replace("amqp://, amqps://, ", "")
+    if setting == "result_backend":
+        known = known.replace("amqp://, amqps://, ", "rpc://, ")
+        known = known.replace(" or memory://", ", memory://, db+<SQLAlchemy URL>, cache+memcached:// or file:///")
     later = LATER.get(scheme) or LATER.get(scheme.partition("+")[0])
     if later:
         raise ImproperlyConfigured(f"{setting}: {later} ({scheme}://) is not supported in this version; use {known}")
@@ -170,7 +180,11 @@ class Wiring:
     def backend_url(self) -> str | None:
         """Where results are kept; None: nowhere. SQLite only where no broker is named either."""
         conf = self._conf
-        url = _one(conf["result_backend"], "result_backend") or conf["cache_backend"] or conf["database_url"]
+        url = _one(conf["result_backend"], "result_backend")
+        family = url.removesuffix("://") or ("cache" if conf["cache_backend"] else "db")
+        inner = conf["cache_backend" if family == "cache" else "database_url"] if family in FAMILIES else None
+        if inner:
+            url = inner if scheme_of(inner).partition("+")[0] in FAMILIES else f"{family}+{inner}"
         if not url:
             named = conf["broker_url"] or conf["profile"] == "celery"
             return None if named else DEFAULT_URL
@@ -245,6 +259,8 @@ class Wiring:
             if find_wire(self.broker_url, "broker_url") is not _RABBITMQ:
                 raise ImproperlyConfigured("result_backend: rpc:// needs RabbitMQ as broker (amqp://)")
             return made(self.broker_url, self.broker_options())
+        if wire in STORES:
+            return made(url, self.store_options())
         return made(url, self.broker_options() if of_broker else self.backend_options())
 
     # Async side
@@ -333,6 +349,19 @@ class Wiring:
                 options.setdefault(option, conf[setting])
         return options
 
+    def store_options(self) -> dict[str, Any]:
+        """What stores of documents in another form than Redis's need: how results are written, how long they are kept,
+        and the settings of the family without its name."""
+        conf = self._conf
+        options = dict(conf["result_backend_transport_options"] or {})
+        options["serializer"] = conf["result_serializer"]
+        options["extended"] = conf["result_extended"]
+        options["expires"] = conf.seconds("result_expires") or None
+        for name in ("engine_options", "engine_callback", "short_lived_sessions", "table_names", "table_schemas"):
+            options[name] = conf[f"database_{name}"]
+        options["cache_options"] = conf["cache_backend_options"]
+        return options
+
     # The end
 
     def after_fork(self) -> None:
@@ -403,6 +432,8 @@ def _one(value: Any, setting: str) -> str:
     """The URL of a setting that may hold several, for failover: the first one."""
     if not value:
         return ""
+    if isinstance(value, str) and value.partition("+")[0] == "cache":
+        return value  # several servers that share one cache
     urls = _all(value)
     if len(urls) > 1 and setting not in _told:
         _told.add(setting)

@@ -10,12 +10,19 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 
 from celeriac.drivers.memory import MemoryServer
 from celeriac.model.message import Chord, Fire, Part, Standing, Store, Verdict
+from celeriac.ports import Keeping
 
 
 class MemoryBackend:
     """ResultBackend on a MemoryServer."""
 
     persistent = False
+    keeping = Keeping(
+        waits="told at once",
+        forgets="by itself",
+        chords="counted in the step that stores the member",
+        layout="celeriac, gone with the process",
+    )
 
     def __init__(self, server: MemoryServer) -> None:
         self.server = server

@@ -18,6 +18,7 @@ from celeriac.drivers.sqlite import WAL_LIMIT, Database, locate
 from celeriac.drivers.sqlite_thread import DatabaseThread
 from celeriac.errors import BackendStoreError
 from celeriac.model.message import DONE, LOST, Chord, Fire, Part, Standing, Store, Verdict
+from celeriac.ports import Keeping
 
 T = TypeVar("T")
 Stamps = dict[str, tuple[int, int]]
@@ -65,6 +66,12 @@ class SqliteBackend:
     """ResultBackend on an SQLite file. All watches of a backend share one look at it."""
 
     persistent = True
+    keeping = Keeping(
+        waits="told at once, by a socket beside the file",
+        forgets="by itself",
+        chords="counted in the step that stores the member",
+        layout="celeriac",
+    )
 
     def __init__(self, url: str, options: Mapping[str, object], clock: Callable[[], float] = time.time) -> None:
         self.location = locate(url, options)

@@ -6,13 +6,14 @@ from celeriac.errors import CeleryError
 from celeriac.wire import frame
 
 
-def count_lost_worker(blob: bytes) -> bytes:
-    """The message with one more lost worker in it; what can't be read, as it is: a broker loses nothing."""
+def after_lost_worker(blob: bytes, ran: bool) -> bytes:
+    """The message as it comes back from a lost worker: marked as redelivered, because it may have been done already,
+    and with one more loss in it if it ran. What can't be read, as it is: a broker loses nothing."""
     if not blob:
         return blob
     try:
         child, worker = frame.losses(blob)
-        return frame.with_losses(blob, child, worker + 1)
+        return frame.with_losses(blob, child, worker + ran)
     except CeleryError:
         return blob
 

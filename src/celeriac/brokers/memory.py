@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from celeriac.brokers.dead_letters import DEAD_LETTER_LIMIT, limit_of
 from celeriac.brokers.lease import LeaseWatch
-from celeriac.brokers.losses import begin_anew, count_lost_worker
+from celeriac.brokers.losses import after_lost_worker, begin_anew
 from celeriac.brokers.topics import hears
 from celeriac.drivers.alarm import Alarm
 from celeriac.drivers.chords import hold_seconds
@@ -474,8 +474,8 @@ class MemoryConsumer:
                 del server.leases[epoch]
                 ran = server.running.pop(epoch, frozenset())
                 held = server.in_flight.pop(epoch, {})
-                for tag in ran & held.keys():
-                    held[tag].blob = count_lost_worker(held[tag].blob)
+                for tag, entry in held.items():
+                    entry.blob = after_lost_worker(entry.blob, tag in ran)
                 self._return(list(held.items()))
                 recovered += len(held)
             return recovered

@@ -103,6 +103,10 @@ class ParentReader:
         """More members of a chord, each once."""
         self._line.ask("chord_add", [group, list(members)])
 
+    def clean_up(self) -> None:
+        """Delete results that have expired."""
+        self._line.ask("clean_up", None)
+
     def close(self) -> None:
         """Nothing is open here."""
 

@@ -22,8 +22,9 @@ from celeriac.brokers.sqlite_sender import SqliteSender, publish_all
 from celeriac.brokers.topics import hears
 from celeriac.drivers.doorbell import Bells
 from celeriac.drivers.listener import Listener
+from celeriac.drivers.owned_thread import call, deliver
 from celeriac.drivers.sqlite import Database, locate
-from celeriac.drivers.sqlite_thread import DatabaseThread, call, deliver
+from celeriac.drivers.sqlite_thread import DatabaseThread
 from celeriac.model.message import Counts, Envelope, Page
 from celeriac.ports import Capabilities, Place, ResultBackend
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from celeriac.brokers.losses import count_lost_worker
+from celeriac.brokers.losses import after_lost_worker
 from celeriac.model.message import Receipt
 
 _PUT_BACK = """
@@ -58,13 +58,13 @@ def recover(connection: sqlite3.Connection, epoch: str, now: float) -> int:
     ).rowcount
     if not ended:
         return 0
-    ran = connection.execute(
-        """SELECT m.blob, m.id FROM celeriac_inflight AS f JOIN celeriac_messages AS m ON m.id = f.id
-           WHERE f.epoch = ? AND f.running""",
+    held = connection.execute(
+        """SELECT m.blob, m.id, f.running FROM celeriac_inflight AS f JOIN celeriac_messages AS m ON m.id = f.id
+           WHERE f.epoch = ?""",
         (epoch,),
     ).fetchall()
-    counted = [(count_lost_worker(blob), number) for blob, number in ran]
-    connection.executemany("UPDATE celeriac_messages SET blob = ? WHERE id = ?", counted)
+    marked = [(after_lost_worker(blob, bool(ran)), number) for blob, number, ran in held]
+    connection.executemany("UPDATE celeriac_messages SET blob = ? WHERE id = ?", marked)
     return give_back(connection, epoch)
 
 

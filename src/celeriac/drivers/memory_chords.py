@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from threading import RLock
 
+import msgspec
+
 from celeriac.drivers.chords import UNOPENED_SECONDS, done_seconds
 from celeriac.model.message import Chord, Fire, Part, Standing
 
@@ -29,6 +31,10 @@ class _Chord:
     held_until: float = 0.0
 
 
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Chord).decode
+
+
 class MemoryChords:
     """All chords of a MemoryServer. Safe for threads: all work is done under the server's lock."""
 
@@ -40,6 +46,17 @@ class MemoryChords:
         self._clock = clock
         self._group = group
         self._chords: dict[str, _Chord] = {}
+
+    def load(self, group: str, document: bytes) -> None:
+        """Take a chord in that `dump` has written down."""
+        self._chords[group] = _decode(document)
+
+    def dump(self, group: str) -> tuple[bytes, float | None, float] | None:
+        """A chord written down; when it moved, None: it is done; when it is to be forgotten. None: there is none."""
+        held = self._chords.get(group)
+        if held is None:
+            return None
+        return _encode(held), None if held.holder == "done" else held.moved, held.expires
 
     def open(self, chords: Iterable[Chord]) -> None:
         """Make chords known."""

@@ -30,7 +30,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
     routing_key: str = ""
     once: bool = False
     """Also a broker that does not remember every publish id remembers this one, for a day: a second envelope of that id
-    is dropped. For what follows from a chord, which another worker may publish again."""
+    is dropped. For what follows from a run and is published before its message is settled."""
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):

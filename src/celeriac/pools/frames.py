@@ -83,6 +83,8 @@ class Ask(IntEnum):
     """list of Chord -> nil."""
     CHORD_ADD = 12
     """group id -> nil."""
+    CLEAN_UP = 13
+    """nil -> nil: delete results that have expired, where the store does not do it by itself."""
 
 
 class Answer(IntEnum):

@@ -34,8 +34,9 @@ from celeriac.runtime.errback import takes_failure
 from celeriac.runtime.job import Job, Pack, Plan, RunSettings
 from celeriac.runtime.limits import HardLimit, TerminatedByOperator
 from celeriac.runtime.lines import Lines, log
+from celeriac.wire import failure
 from celeriac.wire.repr import safe_repr
-from celeriac.wire.task import TaskMessage, follow_up_id
+from celeriac.wire.task import TaskMessage, follow_up_id, run_name
 
 Ran = Report | tuple[bytes | None, float]
 """How a run ended. The pair `(document or None, seconds)` is the plain case: SUCCESS, acknowledge, nothing to send."""
@@ -109,7 +110,7 @@ class Finish:
             return (), (), []
         follow = advance.after_success(message, value, now=time.time(), name=_namer(message), **self._how(message))
         chords = chord.opened(follow.chords, self.settings.result_serializer)
-        return self._envelopes(message, follow), chords, follow.children
+        return self._envelopes(follow, _namer(message)), chords, follow.children
 
     def _how(self, message: TaskMessage) -> dict[str, Any]:
         settings = self.settings
@@ -120,16 +121,21 @@ class Finish:
 
     # --- a chord that this message completed
 
-    def joined(self, job: Job, body: Mapping[str, Any], entries: Sequence[bytes], structure: bytes) -> Report:
+    def joined(
+        self, job: Job, body: Mapping[str, Any], entries: Sequence[bytes], structure: bytes, group: str
+    ) -> Report:
         """What follows from a complete chord: its body, or the failure of that. `body` is its signature, `entries` are
-        its members' as they are kept, `structure` is the saved group or empty."""
+        its members' as they are kept, `structure` is the saved group or empty. Whoever completed the chord `group`, or
+        carries it on in that one's place, gives the same names."""
         message, settings = job.message, self.settings
+
+        def name(edge: str, index: int) -> str:
+            return follow_up_id(group, 0, edge, index)
+
         try:
             results = chord.results_of(entries, structure, settings.result_serializer, settings.accept_results)
-            follow = advance.after_chord(
-                message, body, results, now=time.time(), name=_namer(message), **self._how(message)
-            )
-            publish = self._envelopes(message, follow, once=True)
+            follow = advance.after_chord(message, body, results, now=time.time(), name=name, **self._how(message))
+            publish = self._envelopes(follow, name)
             chords = chord.opened(follow.chords, settings.result_serializer)
         except ChordError as error:
             return self._body_failed(job, body, error)
@@ -165,9 +171,14 @@ class Finish:
             job.seq, "FAILURE", ACK, main, tuple(publish), result=describe(error), more=stores[:-1], parts=parts
         )
 
-    def replayed(self, job: Job, value: Any) -> Report:
-        """SUCCESS stands stored: only what follows from it. Raises what planning and packing raise."""
+    def replayed(self, job: Job, state: str, value: Any) -> Report:
+        """What follows from the document that stands stored. Of a failure its error links were sent before that was
+        stored; only the chord may have been left. Raises what planning and packing raise."""
         message = job.message
+        if state != "SUCCESS":
+            error = failure.rebuild(value)
+            parts = self._ended_parts(message, state, error)
+            return Report(job.seq, state, self._of_failure(job.plan, error), parts=parts)
         publish, chords, _ = self._following(message, value)
         parts = chord.part_of(self.documents, message, "SUCCESS", value)
         return Report(
@@ -226,11 +237,13 @@ class Finish:
             self._say_failure(job, error, einfo, expected)
         if task is not None and "after_return" in task.overridden:
             self._handler(job, "after_return", "FAILURE", error, message.id, message.args, message.kwargs, einfo)
-        settlement: Settlement = ACK
-        shown = self._shown(error, plan)
-        if task is not None and task.acks_late and not task.acks_on_failure:
-            settlement = Dead(f"the task failed and acks_on_failure is off: {shown}")
+        settlement, shown = self._of_failure(plan, error), self._shown(error, plan)
         return Report(seq, "FAILURE", settlement, store, publish, job.runtime, shown, trace, more, parts=parts)
+
+    def _of_failure(self, plan: Plan | None, error: BaseException) -> Settlement:
+        if plan is None or not plan.task.acks_late or plan.task.acks_on_failure:
+            return ACK
+        return Dead(f"the task failed and acks_on_failure is off: {self._shown(error, plan)}")
 
     def _ended_parts(self, message: TaskMessage, state: str, error: BaseException) -> tuple[Part, ...]:
         """Members of chords that end with a message: itself, and steps of its chain."""
@@ -267,7 +280,7 @@ class Finish:
         now = time.time()
         step, due = advance.retry(message, signature, now=now)
         again = msgspec.structs.replace(message, **step.fields)
-        publish_id = follow_up_id(message.id, message.retries, "publish retry")
+        publish_id = _namer(message)("publish retry", 0)
         envelope = self._pack(again, step.options, publish_id, due)
         if not late or not advance.stays(message, step):
             return ACK, (envelope,)
@@ -346,13 +359,11 @@ class Finish:
 
     # --- parts
 
-    def _envelopes(self, message: TaskMessage, follow: advance.Follow, once: bool = False) -> tuple[Envelope, ...]:
-        made = []
-        for step in follow.steps:
-            publish_id = follow_up_id(message.id, message.retries, f"publish {step.edge}", step.index)
-            envelope = self._pack(TaskMessage(**step.fields), step.options, publish_id)
-            made.append(msgspec.structs.replace(envelope, once=True) if once else envelope)
-        return tuple(made)
+    def _envelopes(self, follow: advance.Follow, name: Name) -> tuple[Envelope, ...]:
+        return tuple(
+            self._pack(TaskMessage(**step.fields), step.options, name(f"publish {step.edge}", step.index))
+            for step in follow.steps
+        )
 
     def _error_links(self, job: Job, error: BaseException, trace: str | None) -> tuple[Envelope, ...]:
         """Call error links that take the failure itself; give back the messages of the others."""
@@ -366,7 +377,7 @@ class Finish:
                     self._call_error_link(plan, signature, job, error, trace)
                 else:
                     follow = advance.error_link(message, signature, index, now=time.time(), name=_namer(message))
-                    publish += self._envelopes(message, follow)
+                    publish += self._envelopes(follow, _namer(message))
             except BaseException:
                 log.exception("Errback %r raised an exception", name)
         return (*publish, *(job.context.outbox or ()))
@@ -459,7 +470,7 @@ def _classes(throws: Any) -> tuple[type[BaseException], ...]:
 
 
 def _namer(message: TaskMessage) -> Name:
-    return lambda edge, index: follow_up_id(message.id, message.retries, edge, index)
+    return lambda edge, index: follow_up_id(run_name(message), message.retries, edge, index)
 
 
 def _number(text: str) -> Any:

@@ -402,13 +402,13 @@ class Runner:
     def _ended(self, job: Job, why: str, detail: Any) -> Report:
         _set_current(job.context)
         if why == "joined":
-            body, entries, structure = detail[:3]
-            return self._finish.joined(job, values.loads(body), entries, structure)
+            body, entries, structure, group = detail[:4]
+            return self._finish.joined(job, values.loads(body), entries, structure, group)
         plan = None if isinstance(job.plan.task, Unknown) else job.plan
         return self._finish.ended(job.seq, job.message, plan, why, detail, job)
 
     def replay(self, seq: int, blob: bytes, document: bytes) -> Report:
-        """SUCCESS stands stored already: only say what follows from it."""
+        """It has ended, the document stands stored: only say what follows from it."""
         try:
             message = unpack(blob, self._accept)
             found = record.read(document, self.settings.result_serializer)
@@ -416,15 +416,15 @@ class Runner:
             return self._unreadable(seq, blob, error)
         job = self._job(seq, message, self._plan(message.task) or Plan(Unknown(message.task)))
         try:
-            report: Report = job.scope.run(self._replayed, job, found.result)
+            report: Report = job.scope.run(self._replayed, job, found.status, found.result)
             return report
         except Exception as error:
             log.exception("what follows from %s[%s] can't be sent", message.task, message.id)
-            return Report(seq, "SUCCESS", Dead(f"what follows from it can't be sent: {describe(error)}"))
+            return Report(seq, found.status, Dead(f"what follows from it can't be sent: {describe(error)}"))
 
-    def _replayed(self, job: Job, value: Any) -> Report:
+    def _replayed(self, job: Job, state: str, value: Any) -> Report:
         _set_current(job.context)
-        return self._finish.replayed(job, value)
+        return self._finish.replayed(job, state, value)
 
     def _unreadable(self, seq: int, blob: bytes, error: CeleryError) -> Report:
         reason = f"{type(error).__name__}: {describe(error) if not error.args else error.args[0]}"

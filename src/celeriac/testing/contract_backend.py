@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
@@ -24,6 +25,24 @@ def _store(
 
 def _document(state: str, mark: object = "") -> bytes:
     return f'{{"status": "{state}", "result": "{mark}"}}'.encode()
+
+
+def _said(rig: BackendRig, documents: Mapping[str, bytes]) -> dict[str, object]:
+    """Documents as this store has to give them back."""
+    return dict(documents) if rig.exact else {name: _saying(document) for name, document in documents.items()}
+
+
+def _saying(document: bytes) -> object:
+    try:
+        found = json.loads(document)
+        return found["status"], found["result"]
+    except (ValueError, TypeError):
+        return document  # any bytes
+
+
+def _need_forgetting(rig: BackendRig) -> None:
+    if not rig.forgets:
+        pytest.skip("this store is cleaned up by a task")
 
 
 @asynccontextmanager
@@ -50,7 +69,7 @@ class BackendContract(ChordStoreContract):
         async with _opened(rig) as backend:
             verdicts = await backend.store([_store(name, document) for name, document in documents.items()])
             assert [verdict.ok for verdict in verdicts] == [True] * 3
-            assert dict(await backend.fetch([*documents, "nobody"])) == documents
+            assert _said(rig, await backend.fetch([*documents, "nobody"])) == _said(rig, documents)
             assert dict(await backend.fetch([])) == {}
             assert list(await backend.store([])) == []
 
@@ -70,13 +89,13 @@ class BackendContract(ChordStoreContract):
             success, failure = _document("SUCCESS", "kept"), _document("FAILURE")
             await backend.store([_store("a", _document("STARTED"), "STARTED"), _store("a", success, guard=True)])
             await backend.store([_store("a", failure, "FAILURE", guard=True)])
-            assert await backend.fetch(["a"]) == {"a": success}
+            assert _said(rig, await backend.fetch(["a"])) == _said(rig, {"a": success})
             await backend.store([_store("a", _document("SUCCESS", "second run"), guard=True)])
-            assert await backend.fetch(["a"]) == {"a": success}
+            assert _said(rig, await backend.fetch(["a"])) == _said(rig, {"a": success})
             await backend.store([_store("b", failure, "FAILURE"), _store("b", success, guard=True)])
-            assert await backend.fetch(["b"]) == {"b": success}
+            assert _said(rig, await backend.fetch(["b"])) == _said(rig, {"b": success})
             await backend.store([_store("a", failure, "FAILURE")])
-            assert await backend.fetch(["a"]) == {"a": failure}
+            assert _said(rig, await backend.fetch(["a"])) == _said(rig, {"a": failure})
 
     @in_loop
     async def test_nothing_is_stored_after_the_deadline(self, rig: BackendRig) -> None:
@@ -102,6 +121,7 @@ class BackendContract(ChordStoreContract):
     @in_loop
     async def test_expired_is_gone(self, rig: BackendRig) -> None:
         """A document is gone when its time is over, not before; a later store sets a new time; without one it stays."""
+        _need_forgetting(rig)
         async with _opened(rig) as backend:
             await backend.store([_store("short", b"1", expires=1), _store("long", b"2", expires=1000)])
             await backend.store([_store("ever", b"3")])
@@ -113,6 +133,7 @@ class BackendContract(ChordStoreContract):
     @in_loop
     async def test_an_expired_success_guards_nothing(self, rig: BackendRig) -> None:
         """A SUCCESS whose time is over does not stand in the way of a guarded store."""
+        _need_forgetting(rig)
         async with _opened(rig) as backend:
             await backend.store([_store("a", _document("SUCCESS"), expires=1)])
             await rig.elapse(1.2)
@@ -140,7 +161,7 @@ class BackendContract(ChordStoreContract):
             assert await backend.fetch_group("g") == b"\x00group"
             assert await backend.fetch(["g"]) == {"g": b"result"}
             await rig.elapse(1.2)
-            assert await backend.fetch_group("brief") is None
+            assert await backend.fetch_group("brief") is None or not rig.forgets
             await backend.forget_group("g")
             await backend.forget_group("g")
             assert await backend.fetch_group("g") is None
@@ -286,6 +307,7 @@ class ReaderContract:
 
     def test_expired_is_gone(self, rig: BackendRig) -> None:
         """A document is gone when its time is over."""
+        _need_forgetting(rig)
         reader = rig.reader()
         reader.store([_store("a", b"1", expires=1)])
         assert set(reader.fetch(["a"])) == {"a"}

@@ -33,6 +33,10 @@ class BackendRig:
 
     merges = True
     """A watcher that is slower than the writer may see only the last of several documents of one id."""
+    exact = True
+    """A document comes back to the byte; False: what it says does."""
+    forgets = True
+    """What has expired is gone by itself; False: a task cleans up, and until then it is there."""
 
     def backend(self) -> ResultBackend:
         """Another ResultBackend on the same store, for the running loop."""

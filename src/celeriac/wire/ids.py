@@ -35,10 +35,11 @@ FOLLOW_UP = uuid.UUID("5a2d3c0e-7f0b-5d8e-9c4e-6b1a0f4d2c37")
 """Namespace of `follow_up_id`."""
 
 
-def follow_up_id(task_id: str, retries: int, edge: str, index: int = 0) -> str:
-    """The id of the message that follows from run `retries` of a task by an edge ("link", "errback", ...). A repeated
-    run gets the same ids, so that a broker or a worker can tell a repeat."""
-    name = f"{task_id}\n{retries}\n{edge}\n{index}"
+def follow_up_id(name: str, retries: int, edge: str, index: int = 0) -> str:
+    """The id of the message that follows from run `retries` of what has this name (a task's `run_name`, a chord's group
+    id) by an edge ("link", "errback", ...). A repeated run gets the same ids, so that a broker or a worker can tell a
+    repeat."""
+    name = f"{name}\n{retries}\n{edge}\n{index}"
     try:
         return str(uuid.uuid5(FOLLOW_UP, name))
     except UnicodeEncodeError:  # a lone surrogate in a foreign id

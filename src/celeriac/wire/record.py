@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from celeriac.errors import DecodeError
+from celeriac.errors import ContentDisallowed, DecodeError
 from celeriac.wire import codec, failure, values
 from celeriac.wire.values import escape
 
@@ -16,6 +16,7 @@ COMPRESSED = b"\0celery-compressed\0"
 """How a compressed document begins; then the content type of the compression, a zero byte and the data (Celery 5.7)."""
 EXCEPTION_STATES = frozenset({"FAILURE", "RETRY", "REVOKED"})
 READY_STATES = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
+_REFUSED = b"\0celeriac-refused\0"
 
 
 class Record(msgspec.Struct, gc=False):
@@ -156,6 +157,11 @@ def decompress(data: bytes, limit: int = codec.LIMIT) -> bytes:
     return codec.decompress(packed, header.decode("utf-8", "replace"), limit)
 
 
+def refused(reason: str) -> bytes:
+    """What stands for a document that its store may not read: `read` raises ContentDisallowed with the reason."""
+    return _REFUSED + reason.encode("utf-8", "replace")
+
+
 class _Stored(msgspec.Struct, gc=False):
     status: str
     result: Any = None
@@ -191,6 +197,8 @@ def read(data: bytes, serializer: str = "json", accept: frozenset[str] | None = 
 
 
 def _decode(data: bytes, serializer: str, accept: frozenset[str] | None) -> Any:
+    if data.startswith(_REFUSED):
+        raise ContentDisallowed(data[len(_REFUSED) :].decode("utf-8", "replace"))
     content_type = codec.content_type_of(serializer)
     return codec.decode(decompress(data), content_type, None, frozenset({content_type}) if accept is None else accept)
 

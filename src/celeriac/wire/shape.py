@@ -109,3 +109,14 @@ class TaskMessage(msgspec.Struct, gc=False):
     compression: str | None = None
     """Header value of the compression that the body came in."""
     protocol: int = 2
+
+
+RUN = "x-celeriac-run"
+"""Message property of what takes the place of a run: what named that."""
+
+
+def run_name(message: TaskMessage) -> str:
+    """What the ids of all that follows from a message are made of. A message that is delivered again, and what takes
+    its place (`Task.replace`), have the same; one that is sent again under the same task id has another."""
+    sent = (message.properties or {}).get(RUN) or message.delivery_tag
+    return f"{sent}\n{message.id}" if sent else message.id

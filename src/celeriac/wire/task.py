@@ -3,7 +3,10 @@
 from celeriac.wire.ids import follow_up_id, new_id
 from celeriac.wire.reading import read_head, unpack
 from celeriac.wire.repr import safe_repr
-from celeriac.wire.shape import Head, TaskMessage
+from celeriac.wire.shape import RUN, Head, TaskMessage, run_name
 from celeriac.wire.writing import Template, pack
 
-__all__ = ["Head", "TaskMessage", "Template", "follow_up_id", "new_id", "pack", "read_head", "safe_repr", "unpack"]
+__all__ = [
+    "RUN", "Head", "TaskMessage", "Template", "follow_up_id", "new_id", "pack", "read_head", "run_name", "safe_repr",
+    "unpack",
+]  # fmt: skip

@@ -26,7 +26,7 @@ from celeriac.worker.config import WorkerConfig
 from celeriac.worker.documents import READY_STATES, status
 from celeriac.worker.joins import Joins
 from celeriac.worker.limits import Buckets
-from celeriac.worker.outbox import Complete, Held, Outbox
+from celeriac.worker.outbox import Complete, Held, Outbox, once
 
 log = logging.getLogger("celeriac.worker")
 
@@ -325,7 +325,9 @@ class Dispatch:
         for later in report.more:  # before the message is settled: a crash in between repeats all of it
             self.outbox.add(Completion(None, ACK, self._expiring(later)), None)
         chords = self.joins.expiring(report.chords) if report.chords else ()
-        self.outbox.add(Completion(held.receipt, settlement, store, report.publish, chords, report.parts), held)
+        # what completes a chord stays in flight
+        publish = once(report.publish) if report.parts else report.publish
+        self.outbox.add(Completion(held.receipt, settlement, store, publish, chords, report.parts), held)
         if self._event is not None:
             self._tell_ended(call, report)
         self.processed[head.task] = self.processed.get(head.task, 0) + 1

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from celeriac.model.message import ACK, Chord, Completion, Fire, Part, Settlement, Standing, Store
+from celeriac.errors import RefusedError
+from celeriac.model.message import ACK, Chord, Completion, Dead, Fire, Part, Settlement, Standing, Store
 from celeriac.model.outcome import Report
 from celeriac.pools.handle import Call
 from celeriac.ports import ResultBackend
@@ -63,6 +64,11 @@ class Joins:
             chord = join.chords[0]
             try:
                 standing = await backend.chord(chord.group)
+            except RefusedError as error:
+                log.error("chord %s can't be carried on with: %s", chord.group, error)
+                join.settlement = Dead(str(error))
+                self._finish(held, None)
+                continue
             except BaseException:
                 self.waiting.insert(0, held)
                 raise
@@ -139,6 +145,8 @@ class Sweeper:
         self._limit = FEWEST
         self._next: dict[str, tuple[float, float]] = {}
         """Group -> monotonic time of the next close look, and the pause after it."""
+        self._refused: set[str] = set()
+        """Groups that the store will not have touched."""
 
     async def sweep(self) -> None:
         """Look once. Raises OperationalError."""
@@ -148,10 +156,16 @@ class Sweeper:
         self._limit = min(MOST, self._limit * 2) if len(found) >= self._limit else FEWEST
         for standing in found:
             seen.add(standing.group)
-            if standing.size and len(standing.counted) >= standing.size:
-                await self._take(standing)
-            elif self._due(standing.group):
-                await self._count(standing)
+            if standing.group in self._refused:
+                continue
+            try:
+                if standing.size and len(standing.counted) >= standing.size:
+                    await self._take(standing)
+                elif self._due(standing.group):
+                    await self._count(standing)
+            except RefusedError as error:
+                log.error("chord %s can't be carried on with: %s", standing.group, error)
+                self._refused.add(standing.group)
         self._next = {group: when for group, when in self._next.items() if group in seen}
 
     def _due(self, group: str) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
-from celeriac.model.message import Completion, Receipt, Settlement
+from celeriac.drivers.publish_ids import can_come_again
+from celeriac.model.message import Completion, Envelope, Receipt, Settlement
 from celeriac.model.outcome import TaskTraits
 from celeriac.wire.task import Head
 
@@ -45,6 +48,12 @@ class Held(msgspec.Struct, gc=False):
     """The message; kept only of those that may be members of a chord."""
     join: Join | None = None
     """It completed chords."""
+
+
+def once(envelopes: Iterable[Envelope]) -> tuple[Envelope, ...]:
+    """What is published before its message is settled comes again when somebody dies in between: it is to be dropped
+    then. A random name never comes again."""
+    return tuple(msgspec.structs.replace(e, once=True) if can_come_again(e.publish_id) else e for e in envelopes)
 
 
 class Outbox:

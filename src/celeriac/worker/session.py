@@ -7,18 +7,18 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
-from celeriac.errors import OperationalError
-from celeriac.model.message import Completion, Demand, Verdict
+from celeriac.errors import EncodeError, OperationalError, RefusedError
+from celeriac.model.message import Completion, Dead, Demand, Verdict
 from celeriac.pools.memory import trim
 from celeriac.ports import Broker, Consumer, ResultBackend
 from celeriac.worker.dispatch import Dispatch
 from celeriac.worker.documents import entry_of
 from celeriac.worker.joins import Sweeper
-from celeriac.worker.outbox import Held
+from celeriac.worker.outbox import Held, once
 
 log = logging.getLogger("celeriac.worker")
 
@@ -108,9 +108,12 @@ class Session:
             finished, held, uncertain = outbox.take(BATCH)
             settle: Sequence[Completion] = finished
             early: dict[int, Verdict] = {}
+            refused: dict[int, Verdict] = {}
             try:
-                if not self.together and finished:
-                    settle, early = await self._elsewhere(consumer, finished)
+                if self.together:
+                    settle = [await self._fresh(c) if c.parts and c.chords else c for c in finished]
+                elif finished:
+                    settle, early, refused = await self._elsewhere(consumer, finished)
                 turn = await consumer.cycle(settle, Demand(want, parked=parked))
             except BaseException:
                 outbox.put_back(finished, held)
@@ -120,6 +123,8 @@ class Session:
                 if early:
                     rest = iter(verdicts)
                     verdicts = [early[n] if n in early else next(rest) for n in range(len(finished))]
+                if refused:
+                    verdicts = [refused.get(n, each) if each.ok else each for n, each in enumerate(verdicts)]
                 self._verdicts(finished, held, verdicts, uncertain)
             if turn.now:
                 self._offset = turn.now - time.time()
@@ -156,23 +161,41 @@ class Session:
 
     async def _elsewhere(
         self, consumer: Consumer, finished: list[Completion]
-    ) -> tuple[list[Completion], dict[int, Verdict]]:
+    ) -> tuple[list[Completion], dict[int, Verdict], dict[int, Verdict]]:
         """Broker and result backend are two servers: open chords, publish, store, count, then settle. The fence stands
         in the broker, so what was held when a lease ended is looked up there first, and the store gets the end of the
-        lease by its own clock: a worker that is stopped in between comes too late. Gives what is left to settle, and
-        the verdicts of those that are not to be settled yet (numbers in `finished`)."""
+        lease by its own clock: a worker that is stopped in between comes too late. Gives what is left to settle, and,
+        by their numbers in `finished`, the verdicts of those that are not to be settled yet, and of those that can't be
+        carried out, which go to the dead letters."""
         if time.monotonic() > self.dispatch.safe_until:
             await self._renew(consumer)
         mine = await self._still_ours(consumer, finished)
         backend = self.backend
-        if backend is not None and any(c.fire is not None for c in mine):
-            # what another one has carried out by now is only settled
-            mine = [c for c in mine if c.fire is None or await backend.hold(c.fire, self.lease / 2)]
-        if backend is not None and (chords := [chord for c in mine for chord in c.chords]):
-            await backend.open_chords(chords)
-        envelopes = [envelope for c in mine for envelope in c.publish]
-        if envelopes:
-            await self.broker.publish(envelopes)
+        refused: dict[int, str] = {}
+        if backend is not None:
+            kept: list[Completion] = []
+
+            async def hold(some: list[Completion]) -> None:
+                for c in some:
+                    if c.fire is None or await backend.hold(c.fire, self.lease / 2):
+                        kept.append(c)
+
+            if any(c.fire is not None for c in mine):
+                for c in mine:
+                    await _carry_out(hold, [c], refused)
+                mine = kept  # what another one has carried out by now is only settled
+
+            async def open_chords(some: list[Completion]) -> None:
+                if chords := [chord for c in some if c.chords for chord in (await self._fresh(c)).chords]:
+                    await backend.open_chords(chords)
+
+            mine = await _carry_out(open_chords, mine, refused)
+
+        async def publish(some: list[Completion]) -> None:
+            if envelopes := [envelope for c in some for envelope in once(c.publish)]:
+                await self.broker.publish(envelopes)
+
+        mine = await _carry_out(publish, mine, refused)
         stores = [c.store for c in mine if c.store is not None]
         while stores and backend is not None:
             deadline = self._store_offset + self.dispatch.safe_until
@@ -186,32 +209,40 @@ class Session:
                 mine = await self._still_ours(consumer, mine)
                 late = [c.store for c in mine if c.store is not None and c.store in late]
             stores = late
-        early = {} if backend is None else await self._count_elsewhere(backend, finished, mine)
+        early = {} if backend is None else await self._count_elsewhere(backend, finished, mine, refused)
         settle = [
-            msgspec.structs.replace(c, store=None, publish=(), chords=(), parts=(), fire=None)
-            if c.store is not None or c.publish or c.chords or c.parts or c.fire
-            else c
+            Completion(c.receipt, Dead(refused[id(c)]) if id(c) in refused else c.settlement)
             for n, c in enumerate(finished)
             if n not in early
         ]
-        return settle, early
+        given_up = {n: Verdict(False, error=refused[id(c)]) for n, c in enumerate(finished) if id(c) in refused}
+        return settle, early, given_up
+
+    async def _fresh(self, completion: Completion) -> Completion:
+        """Without the chords that have ended: this is done again after a crash between it and the settlement, and their
+        members have run since, and will not run again."""
+        if self.backend is None:
+            return completion
+        standing = [await self.backend.chord(chord.group) for chord in completion.chords]
+        chords = zip(completion.chords, standing, strict=True)
+        left = tuple(chord for chord, found in chords if found is None or found.held != "done")
+        return msgspec.structs.replace(completion, chords=left)
 
     async def _count_elsewhere(
-        self, backend: ResultBackend, finished: list[Completion], mine: list[Completion]
+        self, backend: ResultBackend, finished: list[Completion], mine: list[Completion], refused: dict[int, str]
     ) -> dict[int, Verdict]:
-        parts = [part for c in mine for part in c.parts]
-        early: dict[int, Verdict] = {}
-        if parts:
-            complete = iter(await backend.count(parts, self.lease / 2))
-            numbers = {id(c): n for n, c in enumerate(finished)}
-            for c in mine:
-                groups = tuple(part.group for part in c.parts if next(complete))
-                if groups:
-                    early[numbers[id(c)]] = Verdict(True, complete=groups)
+        complete: dict[int, tuple[str, ...]] = {}
+
+        async def count(some: list[Completion]) -> None:
+            if parts := [part for c in some for part in c.parts]:
+                told = iter(await backend.count(parts, self.lease / 2))
+                complete.update({id(c): tuple(part.group for part in c.parts if next(told)) for c in some})
+
+        mine = await _carry_out(count, mine, refused)
         fires = [c.fire for c in mine if c.fire is not None]
         if fires:
             await backend.fire(fires, self.lease / 2)
-        return early
+        return {n: Verdict(True, complete=groups) for n, c in enumerate(finished) if (groups := complete.get(id(c)))}
 
     async def _still_ours(self, consumer: Consumer, finished: list[Completion]) -> list[Completion]:
         suspects = self.dispatch.suspects
@@ -315,7 +346,11 @@ class Session:
         interval = max(1.0, self.lease / 3)
         while True:
             await asyncio.sleep(interval)
-            await sweeper.sweep()
+            try:
+                await sweeper.sweep()
+            except RefusedError as error:
+                log.error("chords that stand still can't be looked after: %s", error)
+                interval = 3600.0
             self.kick.set()
 
 
@@ -338,3 +373,20 @@ async def lasting(session_of: Callable[[], Session], stopping: asyncio.Event, wh
             with contextlib.suppress(asyncio.TimeoutError):
                 async with asyncio.timeout(pause):
                     await stopping.wait()
+
+
+async def _carry_out(
+    do: Callable[[list[Completion]], Awaitable[None]], mine: list[Completion], refused: dict[int, str]
+) -> list[Completion]:
+    """Do something for all; where one of them can't be carried out, for each alone. Gives those for which it is done,
+    and puts the reason for the others into `refused`, by their `id`."""
+    if not mine:
+        return mine
+    try:
+        await do(mine)
+        return mine
+    except (RefusedError, EncodeError, UnicodeError) as error:
+        if len(mine) == 1:
+            refused[id(mine[0])] = str(error)
+            return []
+    return [c for each in mine for c in await _carry_out(do, [each], refused)]

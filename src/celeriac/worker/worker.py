@@ -18,7 +18,7 @@ from celeriac import telemetry
 from celeriac.errors import ImproperlyConfigured, OperationalError
 from celeriac.model.message import RETURN, Chord, Completion, Envelope, Store
 from celeriac.pools.frames import Ask
-from celeriac.ports import Broker, Bus, ResultBackend
+from celeriac.ports import Broker, Bus, Cleaned, ResultBackend
 from celeriac.worker.config import WorkerConfig
 from celeriac.worker.control import Control
 from celeriac.worker.dispatch import Dispatch
@@ -265,6 +265,9 @@ class Worker:
                 await self.backend.open_chords(msgspec.convert(args, list[Chord]))
             case Ask.CHORD_ADD:
                 await self.backend.add_to_chord(*args)
+            case Ask.CLEAN_UP:
+                if isinstance(self.backend, Cleaned):
+                    await self.backend.clean_up()
             case _:
                 raise ImproperlyConfigured(f"unknown request {op}")
         return None

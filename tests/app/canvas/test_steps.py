@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from celeriac.app.app import Celeriac
 from celeriac.app.canvas import Signature, chain, group
 from celeriac.app.canvas.steps import Steps
+from celeriac.errors import EncodeError, InvalidTaskError
 from celeriac.wire import codec, values
 
 APP = Celeriac("steps", broker="memory://steps", backend="memory://steps")
@@ -76,9 +77,27 @@ def test_growing_takes_no_time(tail: bool) -> None:
     start = perf_counter()
     for number in range(2000):
         whole = whole | step(number)
-    assert perf_counter() - start < 1.0
+    assert perf_counter() - start < 10.0  # copying all steps each time takes minutes
     steps = whole.body.tasks if tail else whole.tasks[1:]
     assert [one.args for one in steps] == [(number,) for number in range(2000)]
+
+
+def test_what_is_too_deep_says_so() -> None:
+    """A group before a step nests what follows: fifty in turn are sent, thousands are refused when they are made."""
+    pair = group(step(1), step(2))
+    whole: Any = step(0)
+    for number in range(50):
+        whole = whole | pair | step(number)
+    assert whole.delay().id
+
+    def grow(shape: Any) -> None:
+        for number in range(2000):
+            shape = shape | pair | step(number)
+
+    with pytest.raises(InvalidTaskError, match="let a task send the rest"):
+        grow(whole)
+    with pytest.raises((InvalidTaskError, EncodeError), match="nested too deeply"):
+        chain(step(0), *(each for number in range(300) for each in (pair, step(number)))).delay()
 
 
 def test_it_is_a_list() -> None:

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
 from celeriac.app.canvas.chords import chord
-from celeriac.app.canvas.compound import Compound, is_list, signatures
+from celeriac.app.canvas.compound import TOO_DEEP, Compound, is_list, signatures
 from celeriac.app.canvas.groups import group, shortened
 from celeriac.app.canvas.signatures import Signature, maybe_signature
 from celeriac.app.canvas.steps import Steps
 from celeriac.app.publish import many
 from celeriac.canvas.expand import OF_LAST
+from celeriac.errors import InvalidTaskError
 from celeriac.model import states
 
 S = TypeVar("S")
@@ -161,8 +162,11 @@ class chain(Compound[Any]):
         if not isinstance(other, Signature):
             return NotImplemented
         whole = self.of([], self._app)
-        whole.tasks = self.unchain_tasks() if self.options else Steps.copied(self.tasks)
-        made: Signature[S] = whole.extend(other)
+        try:
+            whole.tasks = self.unchain_tasks() if self.options else Steps.copied(self.tasks)
+            made: Signature[S] = whole.extend(other)
+        except RecursionError:
+            raise InvalidTaskError(TOO_DEEP) from None
         return made
 
     def extend(self, step: Signature[Any]) -> Any:

@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
-from celeriac.app.canvas.compound import Compound, is_list, signatures
+from celeriac.app.canvas.compound import TOO_DEEP, Compound, is_list, signatures
 from celeriac.app.canvas.groups import group, shortened
 from celeriac.app.canvas.signatures import Signature, maybe_signature, signature
 from celeriac.app.publish import many
-from celeriac.errors import CPendingDeprecationWarning
+from celeriac.errors import CPendingDeprecationWarning, InvalidTaskError
 
 S = TypeVar("S")
 
@@ -231,7 +231,10 @@ class chord(Compound[Any]):
     def __or__(self, other: Signature[S]) -> Signature[S]:  # type: ignore[override]
         if not isinstance(other, Signature):
             return NotImplemented
-        made: Signature[S] = self.clone().extend(other)
+        try:
+            made: Signature[S] = self.clone().extend(other)
+        except RecursionError:
+            raise InvalidTaskError(TOO_DEEP) from None
         return made
 
     def extend(self, step: Signature[Any]) -> Any:

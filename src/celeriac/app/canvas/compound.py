@@ -12,6 +12,11 @@ from celeriac.wire.ids import new_id
 
 R = TypeVar("R")
 
+TOO_DEEP = (
+    "signatures are nested too deeply: what follows a group stands inside its chord, so about a hundred groups and"
+    " steps in turn are as much as a message holds; let a task send the rest"
+)
+
 
 class Compound(Signature[R]):
     """A signature that is made of signatures."""

@@ -38,6 +38,7 @@ from celeriac.drivers.redis.site import Site, run_id_of
 from celeriac.drivers.redis.url import parse
 from celeriac.errors import CeleryError, OperationalError
 from celeriac.model.message import DONE, Chord, Fire, Part, Standing, Store, Verdict
+from celeriac.ports import Keeping
 
 MGET_KEYS = 500
 """Keys in one MGET."""
@@ -47,6 +48,12 @@ class RedisBackend:
     """See `ports.ResultBackend`. Connects on first use."""
 
     persistent = True
+    keeping = Keeping(
+        waits="told at once, by PUBLISH",
+        forgets="by itself",
+        chords="counted in the step that stores the member, together with Celery 5.7",
+        layout="Celery",
+    )
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         """Raises ImproperlyConfigured for a URL or an option that can't be used, and when hiredis is missing."""

@@ -106,7 +106,7 @@ class RedisBroker:
         own = self._control.server.db
         there = "" if site.db == own else site.db
         try:
-            await self.link.run(scripts.PROBE, (), there, own, site.task)
+            await self.link.run(scripts.PROBE, (), there, own, site.task, site.prefix)
         except OperationalError as error:
             log.warning("results are stored apart from the broker's work: %s", error)
             return False

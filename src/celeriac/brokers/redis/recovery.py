@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from celeriac.brokers.losses import count_lost_worker
+from celeriac.brokers.losses import after_lost_worker
 from celeriac.brokers.redis import scripts
 from celeriac.brokers.redis.layout import Layout
 from celeriac.drivers.redis.aio import AsyncLink
@@ -56,8 +56,9 @@ async def give_back(
     running: Collection[str] = (),
     queues: Sequence[str] | None = None,
 ) -> int:
-    """Return to the heads of their lists what is in flight under an epoch, but for the tags in `keep`; those in
-    `running` get one more lost worker. Stops when the lease lives again. Returns how many."""
+    """Return to the heads of their lists what is in flight under an epoch, but for the tags in `keep`; what a dead
+    worker held is marked, and those in `running` get one more lost worker. Stops when the lease lives again. Returns
+    how many."""
     if queues is None:
         queues = await known_queues(link, layout)
     holdings = await link.many([("HKEYS", layout.inflight(queue, epoch)) for queue in queues])
@@ -67,13 +68,12 @@ async def give_back(
         tags.sort(key=claim_order, reverse=True)  # the first one claimed goes to the head last
         for start in range(0, len(tags), BATCH):
             batch = tags[start : start + BATCH]
-            counted = [tag for tag in batch if tag in running]
             replaced: dict[str, bytes] = {}
-            if counted:
-                blobs = await link.call("HMGET", layout.inflight(queue, epoch), *counted)
+            if only_dead:
+                blobs = await link.call("HMGET", layout.inflight(queue, epoch), *batch)
                 replaced = {
-                    tag: b"=" + count_lost_worker(blob)
-                    for tag, blob in zip(counted, blobs, strict=True)
+                    tag: b"=" + after_lost_worker(blob, tag in running)
+                    for tag, blob in zip(batch, blobs, strict=True)
                     if blob is not None
                 }
             words: list[str | bytes] = []

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from celeriac.drivers.redis.url import Server
-from celeriac.errors import CeleryError, ImproperlyConfigured, OperationalError
+from celeriac.errors import CeleryError, ImproperlyConfigured, OperationalError, RefusedError
 
 Words = tuple[str | bytes | int | float, ...]
 """One command."""
@@ -94,7 +94,8 @@ def failure(server: Server, error: BaseException, what: str) -> CeleryError:
     elif "user executing the script can't" in text:
         word = "NOPERM"
     advice = _ADVICE.get(word)
-    return OperationalError(f"{server.describe()}: {what}: {f'{advice} ({text})' if advice else text}")
+    kind = RefusedError if word in ("NOPERM", "WRONGTYPE") else OperationalError
+    return kind(f"{server.describe()}: {what}: {f'{advice} ({text})' if advice else text}")
 
 
 def unreachable(server: Server, error: BaseException) -> CeleryError:

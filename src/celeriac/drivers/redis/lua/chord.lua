@@ -34,7 +34,7 @@ local function chords(prefix, now)
     local err = self.misfit(key, 'string')
     if err then return err end
     local value = call('GET', key)
-    if value and not tonumber(value) then return 'no number (' .. key .. ')' end
+    if value and not tonumber(value) then return 'WRONGTYPE no number (' .. key .. ')' end
   end
 
   -- The text of an error when a key of a chord is not as it should be.
