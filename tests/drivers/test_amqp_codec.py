@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -55,10 +56,8 @@ def test_what_py_amqp_writes_is_read() -> None:
 def test_any_bytes_are_a_table_or_an_error(data: bytes) -> None:
     """Nothing else is ever raised, and nesting bombs end."""
     for read in (lambda: read_table(data, 0), lambda: read_properties(data)):
-        try:
+        with suppress(DecodeError):
             read()
-        except DecodeError:
-            pass
 
 
 def test_a_bomb_of_tables() -> None:

@@ -54,7 +54,11 @@ def test_what_is_wrong_is_said(rabbit: RabbitServer, redis_url: str) -> None:
         (rabbit.url_of(name, "poor:poor"), ImproperlyConfigured, "this user may not do that"),
         (f"amqps://guest:guest@127.0.0.1:{port}//", OperationalError, "does this port speak TLS"),
         (f"amqp://guest:guest@127.0.0.1:{free_port()}//", OperationalError, "is the server running"),
-        (f"amqp://guest:guest@127.0.0.1:{redis_port}//", OperationalError, "RabbitMQ|closed the connection|no connection"),
+        (
+            f"amqp://guest:guest@127.0.0.1:{redis_port}//",
+            OperationalError,
+            "RabbitMQ|closed the connection|no connection",
+        ),
     ):
         errors = _both(url)
         assert len(errors) == 2, url
@@ -84,7 +88,7 @@ def test_no_queue_takes_it(rabbit: RabbitServer) -> None:
 
     lost = msgspec.structs.replace(envelope("a"), exchange="amq.topic", routing_key="nobody")
     sender = RabbitmqSender(rabbit.vhost(), {})
-    with pytest.raises(OperationalError, match="no queue is bound to the exchange 'amq.topic'"):
+    with pytest.raises(OperationalError, match=r"no queue is bound to the exchange 'amq\.topic'"):
         sender.publish([lost], 5.0)
     sender.publish([envelope("b")], 5.0)
     sender.close()

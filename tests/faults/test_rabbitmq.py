@@ -232,4 +232,3 @@ def test_a_blocked_node_is_told(node: RabbitServer) -> None:
         node.ctl("set_vm_memory_high_watermark", "absolute", "1GB")
     sender.publish([envelope("c")], 5.0)
     sender.close()
-

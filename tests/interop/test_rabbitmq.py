@@ -90,9 +90,7 @@ def test_what_is_declared_is_celerys(make_peers: MakePeers, clean_redis_url: str
     topic exchanges, and of the ladder of delays that quorum queues get."""
     described: dict[Peer, Any] = {}
     for peer in SIDES:
-        peers = make_peers(
-            clean_redis_url, PEER_QUEUES=True, task_default_queue="plain"
-        )
+        peers = make_peers(clean_redis_url, PEER_QUEUES=True, task_default_queue="plain")
         peers.worker(peer, "-c", "1", "-Q", "quorum,topical,plain,missing")
         described[peer] = _describe(rabbit, peers.url.rpartition("/")[2])
     for what, theirs in described["celery"].items():

@@ -31,8 +31,8 @@ KEPT = 10_000
 LOOK = 0.5
 """Seconds after which the thread that reads looks whether it is still wanted."""
 NO_CHORDS = (
-    "rpc:// can't keep chords or groups: results are messages to the caller. Set a result_backend that stores them, for "
-    "example redis://"
+    "rpc:// can't keep chords or groups: results are messages to the caller. Set a result_backend that stores them, "
+    "as redis:// does"
 )
 
 

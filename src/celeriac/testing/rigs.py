@@ -25,6 +25,7 @@ LONG = 60.0
 """A lease that no test outlives."""
 
 R = TypeVar("R")
+Text = TypeVar("Text", bytes, str)
 _BODY = b'[[], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
 
 
@@ -84,6 +85,10 @@ class BrokerRig:
     def bus(self, broker: Broker) -> Bus | None:
         """The Bus side of a broker; None: it has none."""
         return broker if broker.capabilities.fanout else None  # type: ignore[return-value]
+
+    def in_order(self, found: list[Text]) -> list[Text]:
+        """As they came, where the broker keeps the order; else sorted."""
+        return found if self.keeps_order else sorted(found)
 
     def kept(self, blob: bytes) -> bytes:
         """What of a blob comes out as it went in: every byte, unless the broker takes messages apart."""

@@ -35,7 +35,7 @@ from celeriac.wire.ids import new_id
 log = logging.getLogger("celeriac.rabbitmq")
 
 LONGEST_WAIT = 30.0
-UNCLAIMED = 0.1
+UNCLAIMED = 0.2
 """Seconds that a pushed message may wait to be claimed before it goes back."""
 AHEAD = 0.02
 """Seconds of work that are pushed ahead of the claims."""
@@ -288,8 +288,15 @@ class RabbitmqConsumer:
         if acks:
             self._acknowledge(channel, acks)
         if returns:
-            await self._pause(returns)
+            self._return(returns)
         return verdicts
+
+    def _return(self, messages: Sequence[Message]) -> None:
+        """Back to the heads: here first, and to the broker with everything else that is not claimed soon."""
+        for message in sorted(messages, key=lambda message: message.tag, reverse=True):
+            self._ready.setdefault(message.queue, deque()).appendleft(message)
+        self._claimed_at = 0.0
+        self._watch_ready()
 
     def _acknowledge(self, channel: Channel, tags: set[int]) -> None:
         outstanding, number = self._outstanding, channel.number
@@ -364,6 +371,9 @@ class RabbitmqConsumer:
         if now - self._since >= 0.05:
             self._rate = self._counted / (now - self._since)
             self._counted, self._since = 0, now
+        self._watch_ready()
+
+    def _watch_ready(self) -> None:
         if self._timer is None and self._waiting():
             self._timer = asyncio.get_running_loop().call_later(UNCLAIMED, self._look)
 

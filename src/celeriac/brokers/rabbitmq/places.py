@@ -97,7 +97,8 @@ class Places:
             await self._notes.read()
             found = [(names.parked(queue, key), key) for name, key in sorted(self._notes.keys) if name == queue]
         counts = await self.length(*(name for name, _ in found))
-        return [(name, key, count or 0) for (name, key), count in zip(found, counts, strict=True)]
+        there = zip(found, counts, strict=True)
+        return [(name, key, count) for (name, key), count in there if count is not None]
 
     @asynccontextmanager
     async def looking(self, where: Place, queue: str, most: int) -> AsyncIterator[_Look]:
@@ -107,18 +108,21 @@ class Places:
         channel: Channel | None = None
         try:
             for name, key, count in await self._queues(where, queue):
-                count = min(count, most - len(found))
+                count = min(count + (where is not Place.SCHEDULED), most - len(found))
                 if count <= 0:
                     continue
                 if channel is None:
                     channel = await (await self._core.link.connection()).channel()
-                for start in range(0, count, _ROUND):
+                # a quorum queue's count lags: until it is empty
+                while count > 0:
                     asked = [
-                        channel.ask(M.GET, frames.get(name), M.GET_OK, M.GET_EMPTY)
-                        for _ in range(min(_ROUND, count - start))
+                        channel.ask(M.GET, frames.get(name), M.GET_OK, M.GET_EMPTY) for _ in range(min(_ROUND, count))
                     ]
                     events = [await channel.wait(future) for future in asked]
-                    found += [(got(event, queue)[0], key) for event in events if event.which == M.GET_OK]
+                    messages = [got(event, queue)[0] for event in events if event.which == M.GET_OK]
+                    found += [(message, key) for message in messages]
+                    more = where is not Place.SCHEDULED and len(messages) == len(events)
+                    count = min(_ROUND, most - len(found)) if more else 0
             if where is Place.SCHEDULED:
                 found = [entry for entry in found if entry[0].private.get(TO) == queue]
                 found.sort(key=lambda entry: entry[0].due)

@@ -38,8 +38,8 @@ class Settling:
         self.parked: set[tuple[str, str]] = set()
         """(queue, key) of what was parked."""
 
-    async def carry_out(self, finished: Sequence[Completion]) -> tuple[list[Verdict], set[int], list[int]]:
-        """The verdicts; delivery tags to acknowledge; those to give back. Raises OperationalError, and then nothing is
+    async def carry_out(self, finished: Sequence[Completion]) -> tuple[list[Verdict], set[int], list[Message]]:
+        """The verdicts; delivery tags to acknowledge; messages to give back. Raises OperationalError, and then nothing is
         settled."""
         held: list[tuple[str, Message] | None] = []
         verdicts: list[Verdict] = []
@@ -65,14 +65,14 @@ class Settling:
             self._claims.open.update(entry for entry in held if entry is not None)
             raise
         acks: set[int] = set()
-        returns: list[int] = []
+        returns: list[Message] = []
         for entry, completion in zip(held, finished, strict=True):
             if entry is None:
                 continue
             message = entry[1]
             settlement = completion.settlement
             if isinstance(settlement, Return) and settlement.blob is None and not message.held:
-                returns.append(message.tag)
+                returns.append(message)
             else:
                 acks.add(message.tag)
         return verdicts, acks, returns

@@ -61,7 +61,7 @@ class Channel:
     def __init__(self, connection: Connection, number: int) -> None:
         self.connection = connection
         self.number = number
-        self.on_deliver: Callable[[Event], None] | None = None
+        self.on_deliver: Callable[[Event], object] | None = None
         self.on_cancelled: Callable[[str], None] | None = None
         """A consumer was ended by the server (its queue is gone)."""
         self.on_closed: Callable[[CeleryError], None] | None = None
