@@ -77,11 +77,11 @@ def test_what_stores_are_told() -> None:
 
 
 def test_the_profile_celery_has_celerys_broker() -> None:
-    """Without a URL it is RabbitMQ on this machine, which is refused as one that is named; a URL is used as ever."""
+    """Without a URL it is RabbitMQ on this machine; a URL is used as ever."""
     app = make(profile="celery")
     assert (app.wiring.broker_url, app.wiring.broker_read_url) == ("amqp://guest@localhost//",) * 2
-    with pytest.raises(ImproperlyConfigured, match=r"RabbitMQ .* is not supported in this version; use redis://"):
-        app.send_task("t")
+    sender: Any = app.sender
+    assert sender.describe() == "amqp://guest@localhost:5672//"
     assert make(profile="celery", broker="memory://").wiring.broker_url == "memory://"
 
 
@@ -98,7 +98,9 @@ def test_the_environment_beats_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"broker": "amqp://h"}, "broker_url: RabbitMQ .* is not supported in this version; use redis://"),
+        ({"broker": "sqs://h"}, "broker_url: SQS .* is not supported in this version; use redis://"),
+        ({"broker": "amqp://h:notaport"}, "port"),
+        ({"broker": "amqp://h;nonsense://h"}, "nonsense is no RabbitMQ URL"),
         ({"broker": "nonsense://h"}, "broker_url: the scheme 'nonsense' is unknown"),
         ({"broker": "memory://", "backend": "rpc://"}, "result_backend: the RPC backend"),
         ({"broker": "db+postgresql://h"}, "broker_url: SQLAlchemy"),

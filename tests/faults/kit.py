@@ -230,6 +230,10 @@ class Site:
             from celeriac.brokers.redis import RedisSender
 
             return RedisSender(self.broker_url, {})
+        if self.broker_url.startswith("amqp"):
+            from celeriac.brokers.rabbitmq import RabbitmqSender
+
+            return RabbitmqSender(self.broker_url, {})
         from celeriac.brokers.sqlite import SqliteSender
 
         return SqliteSender(self.broker_url, {})
@@ -250,6 +254,10 @@ class Site:
                 from celeriac.brokers.redis import RedisBroker
 
                 broker = RedisBroker(self.broker_url, {})
+            elif self.broker_url.startswith("amqp"):
+                from celeriac.brokers.rabbitmq import RabbitmqBroker
+
+                broker = RabbitmqBroker(self.broker_url, {})
             else:
                 from celeriac.brokers.sqlite import SqliteBroker
 
