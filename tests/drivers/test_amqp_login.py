@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,11 @@ def _both(url: str) -> list[CeleryError]:
     """What the blocking and the asyncio side say."""
     found: list[CeleryError] = []
     sender = RabbitmqSender(url, {})
-    for work in (lambda: sender.publish([envelope("a")], 5.0), lambda: asyncio.run(_publish(url))):
+    ways: list[Callable[[], None]] = [
+        lambda: sender.publish([envelope("a")], 5.0),
+        lambda: asyncio.run(_publish(url)),
+    ]
+    for work in ways:
         try:
             work()
         except CeleryError as error:
