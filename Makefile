@@ -8,7 +8,9 @@ OLD_CELERY_VENV := .venv-celery56
 # Options for pytest: make test ARGS="-k redis -x"
 ARGS ?=
 
-.PHONY: help demo test interop56 lint prove bench docs clean servers
+.PHONY: help demo test interop56 lint prove prove-rabbitmq bench docs clean servers
+# Where newer versions of RabbitMQ are kept for `make prove-rabbitmq`
+RABBITMQS ?= .rabbitmq
 
 help:
 	@echo "make demo    see it work: a small project on SQLite, no server needed"
@@ -16,6 +18,7 @@ help:
 	@echo "make interop56  workers and producers of Celery 5.6 on the other side, on one queue with ours"
 	@echo "make lint    ruff, mypy and pyright"
 	@echo "make prove   the long form of every fault test"
+	@echo "make prove-rabbitmq   the same on RabbitMQ 4.0 and the newest one (as root)"
 	@echo "make bench   measure, beside Celery and dramatiq on this machine"
 	@echo "make docs    write the generated pages anew"
 
@@ -35,6 +38,13 @@ lint: $(VENV)/.developed
 
 prove: $(VENV)/.developed $(CELERY_VENV)/.installed servers
 	CELERIAC_PROOFS=docs/proofs.md $(BIN)/python -m pytest -m full $(ARGS)
+
+prove-rabbitmq: $(VENV)/.developed $(CELERY_VENV)/.installed servers
+	sh tests/install-rabbitmq.sh $(RABBITMQS)
+	set -e; for suite in trixie sid; do \
+		CELERIAC_RABBITMQ_ROOT=$(abspath $(RABBITMQS))/$$suite $(BIN)/python -m pytest -m "full or not full" \
+			tests/brokers/test_rabbitmq_broker.py tests/faults/test_rabbitmq.py tests/interop/test_rabbitmq.py $(ARGS); \
+	done
 
 bench: $(VENV)/.developed $(CELERY_VENV)/.installed servers
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import chord, delay, eta, latency, postgres, sqlite, start, throughput
+from benchmarks import chord, delay, eta, latency, postgres, rabbitmq, sqlite, start, throughput
 from benchmarks.measure import FULL, QUICK, ROOT, Effort, Table, machine, redis, server_version, versions, workshop
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
@@ -27,6 +27,7 @@ MEASUREMENTS: dict[str, Callable[[Effort], Table]] = {
     "latency": latency.measure,
     "start": start.measure,
     "eta": eta.measure,
+    "rabbitmq": rabbitmq.measure,
 }
 
 

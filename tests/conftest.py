@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.rabbit import RabbitServer, rabbit_server
 from tests.servers import (
     PostgresServer,
     ServerMissing,
@@ -54,6 +55,16 @@ def valkey_url() -> Iterator[str]:
     try:
         with valkey_server() as server:
             yield server.url
+    except ServerMissing as missing:
+        pytest.fail(str(missing))
+
+
+@pytest.fixture(scope="session")
+def rabbit() -> Iterator[RabbitServer]:
+    """A real RabbitMQ, shared by the session: take a virtual host of your own (`rabbit.vhost()`)."""
+    try:
+        with rabbit_server() as server:
+            yield server
     except ServerMissing as missing:
         pytest.fail(str(missing))
 

@@ -18,6 +18,7 @@ app.conf.update(
     broker_pool_limit=10,
     task_acks_late=False,
 )
+app.conf.task_default_queue_type = os.environ.get("BENCH_QUEUE_TYPE", "classic")
 if os.environ.get("BENCH_EVENTS"):
     app.conf.worker_enable_remote_control = True
 _marks = None

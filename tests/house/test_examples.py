@@ -52,6 +52,12 @@ def test_canvas(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_sql_results(tmp_path: Path) -> None:
+    """Results lie in Celery's table, for any program that reads SQL."""
+    lines = play(tmp_path, "sql_results", ("send.py",)).splitlines()
+    assert lines == ["6.0", "[('tasks.convert', 'SUCCESS', 3), ('tasks.total', 'SUCCESS', 1)]"]
+
+
 def test_chords(tmp_path: Path) -> None:
     """Those of the canvas page do too."""
     lines = play(tmp_path, "canvas", ("chords.py",)).splitlines()

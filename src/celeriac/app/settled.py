@@ -70,7 +70,7 @@ class Settled:
         self.conf.bind_to(self._setting_changed)
         if config_source is not None:
             self.conf.read_from(config_source, silent=silent)
-        self.wiring = Wiring(self.conf, self._bindings)
+        self.wiring = Wiring(self.conf, self._bindings, lambda: self.queues, lambda: self.oid)
         _watch_forks()
 
     # Settings
@@ -258,7 +258,10 @@ class Settled:
 
     @property
     def thread_oid(self) -> str:
-        """Names this app in this thread; the `reply_to` of its messages."""
+        """Names this app in this thread; the `reply_to` of its messages. Where results are sent to the process, the
+        same in all threads."""
+        if self.per_settings("answers", lambda: self.wiring.answers_to_process):
+            return self.oid
         try:
             oid: str = self._local.oid
         except AttributeError:

@@ -38,6 +38,8 @@ class Wire(NamedTuple):
 
 _REDIS = Wire("celeriac.brokers.redis", "celeriac.backends.redis", "Redis", peers=True)
 _SQLITE = Wire("celeriac.brokers.sqlite", "celeriac.backends.sqlite", "Sqlite", peers=False)
+_RABBITMQ = Wire("celeriac.brokers.rabbitmq", "", "Rabbitmq", peers=True)
+_RPC = Wire("", "celeriac.backends.rpc", "Rpc", peers=True)
 _POSTGRES = Wire("celeriac.brokers.postgres", "celeriac.backends.postgres", "Postgres", peers=False)
 _MEMORY = Wire("celeriac.brokers.memory", "celeriac.backends.memory", "Memory", peers=False)
 _SQL = Wire("", "celeriac.backends.sql", "Sql", peers=True)
@@ -46,6 +48,8 @@ _FILES = Wire("", "celeriac.backends.files", "File", peers=True)
 
 WIRES: Mapping[str, Wire] = {
     "redis": _REDIS, "rediss": _REDIS, "redis+socket": _REDIS, "unix": _REDIS, "valkey": _REDIS, "valkeys": _REDIS,
+    "amqp": _RABBITMQ, "amqps": _RABBITMQ, "pyamqp": _RABBITMQ, "librabbitmq": _RABBITMQ,
+    "rpc": _RPC,
     "sqlite": _SQLITE,
     "postgresql": _POSTGRES, "postgres": _POSTGRES, "postgresql+psycopg": _POSTGRES,
     "memory": _MEMORY, "cache+memory": _MEMORY, "memory+cache": _MEMORY,
@@ -59,8 +63,8 @@ STORES = (_SQL, _MEMCACHED, _FILES)
 """Kinds that are told of results what `Wiring.store_options` says."""
 
 LATER = {
-    "amqp": "RabbitMQ", "amqps": "RabbitMQ", "pyamqp": "RabbitMQ", "librabbitmq": "RabbitMQ", "sqs": "SQS",
-    "sentinel": "Redis Sentinel", "kafka": "Kafka", "confluentkafka": "Kafka", "rpc": "the RPC backend",
+    "amqp": "results over RabbitMQ", "sqs": "SQS",
+    "sentinel": "Redis Sentinel", "kafka": "Kafka", "confluentkafka": "Kafka",
     "db": "SQLAlchemy", "database": "SQLAlchemy", "sqla": "SQLAlchemy", "sqlalchemy": "SQLAlchemy",
     "mongodb": "MongoDB", "cache": "memcached",
     "filesystem": "the file transport", "file": "the file backend",
@@ -94,8 +98,9 @@ def find_wire(url: str, setting: str) -> Wire:
     wire = WIRES.get(scheme) or FAMILIES.get(scheme.partition("+")[0])
     if wire is not None and (wire.broker if setting == "broker_url" else wire.backend):
         return wire
-    known = "redis://, rediss://, redis+socket://, postgresql://, sqlite:// or memory://"
+    known = "redis://, rediss://, redis+socket://, amqp://, amqps://, postgresql://, sqlite:// or memory://"
     if setting == "result_backend":
+        known = known.replace("amqp://, amqps://, ", "rpc://, ")
         known = known.replace(" or memory://", ", memory://, db+<SQLAlchemy URL>, cache+memcached:// or file:///")
     later = LATER.get(scheme) or LATER.get(scheme.partition("+")[0])
     if later:
@@ -127,10 +132,20 @@ class _Bindings(Mapping[str, Any]):
 class Wiring:
     """The adapters of one app, made from its settings at first use. Safe for threads, forks and several loops."""
 
-    def __init__(self, conf: Any, bindings: Callable[[], Mapping[str, Any]] = dict) -> None:
-        """`bindings`: queue -> [(exchange, routing key, pattern)], for brokers that keep them as kombu does."""
+    def __init__(
+        self,
+        conf: Any,
+        bindings: Callable[[], Mapping[str, Any]] = dict,
+        queues: Callable[[], Mapping[str, Any]] = dict,
+        reply_queue: Callable[[], str] = str,
+    ) -> None:
+        """`bindings`: queue -> [(exchange, routing key, pattern)], for brokers that keep them as kombu does. `queues`:
+        the app's queues by name, for brokers that declare them. `reply_queue`: where results come to that are sent to
+        this process."""
         self._conf = conf
         self._bindings = bindings
+        self._queues = queues
+        self._reply_queue = reply_queue
         self._lock = threading.RLock()
         self._sender: Sender | None = None
         self._reader: Reader | None = None
@@ -146,12 +161,19 @@ class Wiring:
     @property
     def broker_url(self) -> str:
         """Where messages are sent."""
-        return _one(self._conf["broker_write_url"], "broker_url") or self._default_url
+        return self._broker("broker_write_url") or self._default_url
 
     @property
     def broker_read_url(self) -> str:
         """Where a worker gets messages from."""
-        return _one(self._conf["broker_read_url"], "broker_url") or self._default_url
+        return self._broker("broker_read_url") or self._default_url
+
+    def _broker(self, setting: str) -> str:
+        value = self._conf[setting]
+        urls = _all(value)
+        if urls and WIRES.get(scheme_of(urls[0])) is _RABBITMQ:
+            return ";".join(urls)  # its adapters know failover
+        return _one(value, "broker_url")
 
     @property
     def _default_url(self) -> str:
@@ -175,6 +197,11 @@ class Wiring:
             port, database = conf["redis_port"] or 6379, conf["redis_db"] or 0
             return f"{scheme_of(url)}://{conf['redis_host']}:{port}/{database}"
         return f"{url}://" if url in WIRES else str(url)
+
+    @property
+    def answers_to_process(self) -> bool:
+        """Results are sent to the process that sent the task."""
+        return WIRES.get(scheme_of(self.backend_url or "")) is _RPC
 
     @property
     def has_peers(self) -> bool:
@@ -231,6 +258,10 @@ class Wiring:
         if wire is _MEMORY:
             server = memory_server(_name(url))
             return made(server, self.broker_options()) if kind == "Broker" else made(server)
+        if wire is _RPC:
+            if find_wire(self.broker_url, "broker_url") is not _RABBITMQ:
+                raise ImproperlyConfigured("result_backend: rpc:// needs RabbitMQ as broker (amqp://)")
+            return made(self.broker_url, self.broker_options())
         if wire in STORES:
             return made(url, self.store_options())
         return made(url, self.broker_options() if of_broker else self.backend_options())
@@ -333,6 +364,17 @@ class Wiring:
         options.setdefault("celery_peers", conf["celery_peers"])
         options.setdefault("dead_letter_limit", conf["dead_letter_limit"])
         options.setdefault("queue_bindings", _Bindings(self._bindings))
+        options.setdefault("queues", _Bindings(self._queues))
+        options.setdefault("heartbeat", conf["broker_heartbeat"] or 0)
+        if conf["broker_login_method"]:
+            options.setdefault("login_method", conf["broker_login_method"])
+        options.setdefault("failover_strategy", conf["broker_failover_strategy"])
+        if self.answers_to_process:
+            options.setdefault("reply_queue", self._reply_queue)
+            options.setdefault("result_expires", conf.seconds("result_expires") or None)
+            options.setdefault("result_serializer", conf["result_serializer"])
+            options.setdefault("persistent", conf["result_persistent"])
+        options.setdefault("delayed_queue_type", conf["broker_native_delayed_delivery_queue_type"])
         return options
 
     def backend_options(self) -> dict[str, Any]:
@@ -417,13 +459,21 @@ def _name(url: str) -> str:
 _told: set[str] = set()
 
 
+def _all(value: Any) -> list[str]:
+    """The URLs of a setting that may hold several."""
+    if not value:
+        return []
+    urls = [str(url) for url in value] if isinstance(value, list | tuple) else str(value).split(";")
+    return [url.strip() for url in urls]
+
+
 def _one(value: Any, setting: str) -> str:
     """The URL of a setting that may hold several, for failover: the first one."""
     if not value:
         return ""
     if isinstance(value, str) and value.partition("+")[0] == "cache":
         return value  # several servers that share one cache
-    urls = [str(url) for url in value] if isinstance(value, list | tuple) else str(value).split(";")
+    urls = _all(value)
     if len(urls) > 1 and setting not in _told:
         _told.add(setting)
         log.warning("%s names %d servers, but there is no failover yet: the first one is used", setting, len(urls))

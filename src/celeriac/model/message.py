@@ -101,6 +101,8 @@ class Store(msgspec.Struct, frozen=True, gc=False):
     """Seconds until the store may forget it. None: never."""
     guard: bool = False
     """Look first: a stored SUCCESS is never overwritten. Off where no second run is possible."""
+    reply_to: str = ""
+    """The queue that the caller reads results from; for a backend that sends them there (`rpc://`)."""
 
 
 class Part(msgspec.Struct, frozen=True, gc=False):

@@ -70,6 +70,11 @@ DIFFERENCES = (
         'broker_url = "amqp://"',
     ),
     Difference(
+        "broker_heartbeat", 120, 8,
+        "A RabbitMQ that is cut off is noticed after 16 seconds at most, not after minutes.",
+        "broker_heartbeat = 120",
+    ),
+    Difference(
         "result_backend", "disabled://", "sqlite://",
         "Where neither a broker nor a result backend is named, results are kept in the same file as the messages.",
         'result_backend = "disabled://"',

@@ -93,13 +93,16 @@ class BrokerContract:
             await broker.publish([envelope(str(n), blob=blob) for n, blob in enumerate(blobs)])
             for _ in range(2):
                 page = await broker.browse(Place.READY, "q", 10)
-                assert [item.blob for item in page.items] == blobs
+                seen = [rig.kept(item.blob) for item in page.items]
+                assert rig.in_order(seen) == rig.in_order([rig.kept(blob) for blob in blobs])
                 assert page.cursor == ""
             assert (await broker.count("q")).ready == 4
 
     @in_loop
     async def test_browse_by_pages(self, rig: BrokerRig) -> None:
         """Pages show each entry of an unchanged queue once, and the last page has no cursor."""
+        if not rig.keeps_order:
+            pytest.skip("to look at messages changes their order")
         async with rig.connected() as broker:
             await broker.publish([envelope(f"{n:02}") for n in range(25)])
             seen: list[str] = []
@@ -121,7 +124,7 @@ class BrokerContract:
             assert await broker.remove(Place.READY, "q", [wanted]) == 1
             assert await broker.remove(Place.READY, "q", [wanted]) == 0
             left = (await broker.browse(Place.READY, "q", 10)).items
-            assert [name_of(item.blob) for item in left] == ["a", "c"]
+            assert rig.in_order([name_of(item.blob) for item in left]) == ["a", "c"]
 
     @in_loop
     async def test_purge_deletes_what_is_ready(self, rig: BrokerRig) -> None:
@@ -169,8 +172,8 @@ class BrokerContract:
             counts = await broker.count("q")
             assert (counts.ready, counts.in_flight, counts.dead) == (0, 0, 3)
             items = {item.reason: item for item in (await broker.browse(Place.DEAD, "q", 10)).items}
-            assert {reason: item.blob for reason, item in items.items()} == {
-                f"reason {n}": delivery.blob for n, delivery in enumerate(taken)
+            assert {reason: rig.kept(item.blob) for reason, item in items.items()} == {
+                f"reason {n}": rig.kept(delivery.blob) for n, delivery in enumerate(taken)
             }
             assert await broker.restore(Place.DEAD, "q", [items["reason 0"].id]) == 1
             assert await broker.restore(Place.DEAD, "q", [items["reason 0"].id]) == 0
@@ -220,7 +223,7 @@ class BrokerContract:
             counts = await broker.count("q")
             assert (counts.ready, counts.scheduled, counts.parked) == (len(published), 0, 0)
             items = (await broker.browse(Place.READY, "q", 10)).items
-            assert sorted(item.blob for item in items) == sorted(entry.blob for entry in published)
+            assert sorted(rig.kept(item.blob) for item in items) == sorted(rig.kept(entry.blob) for entry in published)
 
     @in_loop
     async def test_release_takes_from_dead_workers_only(self, rig: BrokerRig) -> None:
@@ -480,11 +483,14 @@ class BusContract:
             bus = rig.bus(broker)
             if bus is None:
                 pytest.skip("the broker has no fanout")
-            await bus.reply("oid.reply.celery.pidbox", message("answer"))
-        async with rig.consuming("oid.reply.celery.pidbox") as (_, consumer):
-            [delivery] = await claim(consumer, 1)
-            assert name_of(delivery.blob) == "answer"
-            await settle(consumer, done(delivery.receipt))
+            if broker.capabilities.lease:
+                await bus.reply("oid.reply.celery.pidbox", message("answer"))
+            async with rig.consuming("oid.reply.celery.pidbox") as (_, consumer):
+                if not broker.capabilities.lease:  # then the queue is there as long as somebody consumes it
+                    await bus.reply("oid.reply.celery.pidbox", message("answer"))
+                [delivery] = await claim(consumer, 1)
+                assert name_of(delivery.blob) == "answer"
+                await settle(consumer, done(delivery.receipt))
 
 
 async def _take(heard: AsyncIterator[bytes], count: int) -> list[bytes]:

@@ -592,6 +592,8 @@ class ChordCycleContract:
         """What is to be published once is dropped when it comes again, by whichever way, ready or scheduled, also after
         it was carried out."""
         async with rig.consuming() as (broker, consumer), rig.connected() as other:
+            if not broker.capabilities.lease and not broker.capabilities.idempotent_publish:
+                pytest.skip("the broker owns delivery and remembers no ids")
             now = (await consumer.cycle((), Demand(0))).now
             first, second, third = (_once(envelope(name)) for name in ("first", "second", "third"))
             far = _once(envelope("far", not_before=now + 1000))

@@ -27,6 +27,7 @@ from celeriac.testing.contract_chords import ChordCycleContract
 from celeriac.testing.rigs import (
     PATIENCE,
     BrokerRig,
+    big_message,
     claim,
     claim_nothing,
     done,
@@ -174,7 +175,7 @@ class ConsumerContract(ChordCycleContract):
         async with rig.consuming() as (broker, consumer):
             await broker.publish([envelope(str(n), blob=blob) for n, blob in enumerate(blobs)])
             taken = await claim(consumer, 5)
-            assert [delivery.blob for delivery in taken] == blobs
+            assert [rig.kept(delivery.blob) for delivery in taken] == [rig.kept(blob) for blob in blobs]
             now = (await consumer.cycle((), Demand(0))).now
             receipts = [delivery.receipt for delivery in taken]
             await settle(
@@ -185,16 +186,16 @@ class ConsumerContract(ChordCycleContract):
             await broker.restore(Place.DEAD, "q", [item.id])
             await rig.elapse(0.1)
             again = await claim(consumer, 5, Demand(5, parked={"k": 1}))
-            assert sorted(delivery.blob for delivery in again) == sorted(blobs)
+            assert sorted(rig.kept(delivery.blob) for delivery in again) == sorted(rig.kept(blob) for blob in blobs)
 
     @in_loop
     async def test_big_messages(self, rig: BrokerRig) -> None:
         """A message of several megabytes comes through whole."""
-        blob = message("big", pad="x" * 5_000_000)
+        blob = big_message("big", 5_000_000)
         async with rig.consuming() as (broker, consumer):
             await broker.publish([envelope("big", blob=blob), envelope("small")])
             big, small = await claim(consumer, 2)
-            assert big.blob == blob
+            assert rig.kept(big.blob) == rig.kept(blob)
             await settle(consumer, done(big.receipt), done(small.receipt))
 
     @in_loop
@@ -259,6 +260,8 @@ class ConsumerContract(ChordCycleContract):
             one, two, three = await claim(consumer, 3)
             await settle(consumer, done(one.receipt, RETURN), done(three.receipt), done(two.receipt, RETURN))
             again = await claim(consumer, 3)
+            if not rig.keeps_order:
+                again.sort(key=lambda delivery: name_of(delivery.blob))
             assert names(again) == ["a", "b", "d"]
             assert [losses(delivery.blob) for delivery in again] == [(0, 0)] * 3
 
@@ -309,8 +312,8 @@ class ConsumerContract(ChordCycleContract):
                 consumer, done(one.receipt, Return(message("A"))), done(two.receipt, Requeue(b"\xff\x00")),
                 done(three.receipt, Delay(now, message("C"))),
             )
-            again = [delivery.blob for delivery in await claim(consumer, 3)]
-            assert sorted(again) == sorted([message("A"), b"\xff\x00", message("C")])
+            again = [rig.kept(delivery.blob) for delivery in await claim(consumer, 3)]
+            assert sorted(again) == sorted(map(rig.kept, [message("A"), b"\xff\x00", message("C")]))
 
     @in_loop
     async def test_delayed_comes_in_time(self, rig: BrokerRig) -> None:
@@ -327,7 +330,8 @@ class ConsumerContract(ChordCycleContract):
             )
             assert all(verdict.ok for verdict in turn.verdicts)
             turn = await consumer.cycle((), Demand(0))
-            assert turn.next_due == pytest.approx(start + 0.4, abs=0.01)
+            if broker.capabilities.lease:
+                assert turn.next_due == pytest.approx(start + 0.4, abs=0.01)
             assert (await broker.count("q")).scheduled == 4
             came: list[str] = []
             for _ in range(100):
@@ -348,6 +352,8 @@ class ConsumerContract(ChordCycleContract):
         async with rig.consuming() as (broker, consumer):
             if not broker.capabilities.delay:
                 pytest.skip("the broker has no schedule")
+            if not broker.capabilities.lease:
+                pytest.skip("the broker puts what is due behind what waits")
             now = (await consumer.cycle((), Demand(0))).now
             await broker.publish([envelope(f"due{n}", not_before=now + 0.1 + n / 100) for n in (2, 0, 1)])
             await broker.publish([envelope("b"), envelope("c")])
@@ -683,9 +689,13 @@ class ConsumerContract(ChordCycleContract):
             await settle(leaving, done(taken[1].receipt))
             await leaving.leave()
             again = await claim(staying, 3)
+            if not rig.keeps_order:
+                again.sort(key=lambda delivery: name_of(delivery.blob))
             assert names(again) == ["a", "c", "d"]
             assert [losses(delivery.blob) for delivery in again] == [(0, 0)] * 3
-            assert [delivery.blob for delivery in again[:2]] == [taken[0].blob, taken[2].blob]
+            assert [rig.kept(delivery.blob) for delivery in again[:2]] == [
+                rig.kept(taken[0].blob), rig.kept(taken[2].blob)
+            ]
 
     @in_loop
     async def test_closing_leaves_the_lease_alone(self, rig: BrokerRig) -> None:

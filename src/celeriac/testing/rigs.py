@@ -25,6 +25,7 @@ LONG = 60.0
 """A lease that no test outlives."""
 
 R = TypeVar("R")
+Text = TypeVar("Text", bytes, str)
 _BODY = b'[[], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
 
 
@@ -64,6 +65,8 @@ class BrokerRig:
 
     lease = 0.6
     """Seconds of the leases that tests let end. Long enough that a slow machine does not lose one by accident."""
+    keeps_order = True
+    """What is given back keeps its place among its neighbours."""
     lower_first = True
     """Priority: the lower number is served first (kombu on Redis); False: the higher one (AMQP)."""
 
@@ -82,6 +85,14 @@ class BrokerRig:
     def bus(self, broker: Broker) -> Bus | None:
         """The Bus side of a broker; None: it has none."""
         return broker if broker.capabilities.fanout else None  # type: ignore[return-value]
+
+    def in_order(self, found: list[Text]) -> list[Text]:
+        """As they came, where the broker keeps the order; else sorted."""
+        return found if self.keeps_order else sorted(found)
+
+    def kept(self, blob: bytes) -> bytes:
+        """What of a blob comes out as it went in: every byte, unless the broker takes messages apart."""
+        return blob
 
     async def elapse(self, seconds: float) -> None:
         """Let time pass on the broker's clock. Adapters with a clock of their own may move it instead of sleeping."""
@@ -139,7 +150,7 @@ def in_loop(story: Callable[[Any, R], Coroutine[Any, Any, None]]) -> Callable[[A
     return test
 
 
-def message(name: str = "", **headers: object) -> bytes:
+def message(name: str = "", /, **headers: object) -> bytes:
     """A task message as kombu writes it. `name` becomes the task id."""
     task_id = name or str(uuid.uuid4())
     return json.dumps({
@@ -153,6 +164,12 @@ def message(name: str = "", **headers: object) -> bytes:
             "delivery_info": {"exchange": "", "routing_key": "q"},
         },
     }).encode()
+
+
+def big_message(name: str, size: int) -> bytes:
+    """A message with so many bytes of body."""
+    blob = json.loads(message(name))
+    return json.dumps({**blob, "body": base64.b64encode(b"x" * size).decode()}).encode()
 
 
 def envelope(

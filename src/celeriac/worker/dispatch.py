@@ -284,8 +284,9 @@ class Dispatch:
         if document is not None:
             self.huge = self.huge or len(document) > HUGE
             store = Store(
-                head.id, document, "SUCCESS", self.config.result_expires, head.redelivered or head.retries > 0
-            )
+                head.id, document, "SUCCESS", self.config.result_expires, head.redelivered or head.retries > 0,
+                head.reply_to,
+            )  # fmt: skip
         self.outbox.add(Completion(held.receipt, ACK, store), held)
         if self._event is not None:
             if not call.told:
@@ -320,7 +321,7 @@ class Dispatch:
         held.finishing = True
         store = report.store
         if store is not None:
-            store = self._expiring(store)
+            store = msgspec.structs.replace(self._expiring(store), reply_to=head.reply_to)
         for later in report.more:  # before the message is settled: a crash in between repeats all of it
             self.outbox.add(Completion(None, ACK, self._expiring(later)), None)
         chords = self.joins.expiring(report.chords) if report.chords else ()
@@ -408,6 +409,8 @@ class Dispatch:
 
     def on_store(self, payload: bytes) -> None:
         store = self._expiring(_STORES.decode(payload))
+        reply_to = next((held.head.reply_to for held in self.known.values() if held.head.id == store.id), "")
+        store = msgspec.structs.replace(store, reply_to=reply_to)
         self.outbox.add(Completion(None, ACK, store), None)
         self._kick()
 

@@ -16,7 +16,19 @@ else:
     from celeriac import Celeriac as Celery
 
 app = Celery("tasks")
-app.conf.update(json.loads(os.environ["PEER_SETTINGS"]))
+settings = json.loads(os.environ["PEER_SETTINGS"])
+if settings.pop("PEER_QUEUES", False):
+    if PEER == "celery":
+        from kombu import Exchange, Queue  # type: ignore[import-not-found, unused-ignore]
+    else:
+        from celeriac.model.queues import Exchange, Queue
+    topics = Exchange("topics", "topic")
+    settings["task_queues"] = [
+        Queue("plain"),
+        Queue("topical", topics, routing_key="a.#", queue_arguments={"x-message-ttl": 3600000}),
+        Queue("quorum", topics, routing_key="quorum", queue_arguments={"x-queue-type": "quorum"}, max_priority=None),
+    ]
+app.conf.update(settings)
 
 
 def note_down(what: str, **fields: Any) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from celeriac.drivers.redis.pipe import Pipe, connect
+from celeriac.drivers.pipe import Pipe, connect
 from celeriac.drivers.redis.protocol import (
     MISSING,
     Words,

@@ -9,8 +9,6 @@ import socket
 import time
 from typing import Any, Protocol
 
-from celeriac.drivers.redis.url import Server
-
 SLICE = 2.5
 """Longest socket timeout; a deadline further away is reached in slices, so that most calls need not set it anew."""
 LOOKS = 60
@@ -18,6 +16,30 @@ LOOKS = 60
 and to be woken costs both sides more than the looks."""
 LONGEST_PENALTY = 64
 """Most reads that go to sleep at once after looks that found nothing."""
+
+
+class Endpoint(Protocol):
+    """Where to connect to."""
+
+    @property
+    def host(self) -> str:
+        """Name or address."""
+        ...
+
+    @property
+    def port(self) -> int:
+        """TCP."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """Of a Unix socket; empty: TCP."""
+        ...
+
+    @property
+    def tls(self) -> Any:
+        """What makes a TLS context; None: plain."""
+        ...
 
 
 class Pipe(Protocol):
@@ -40,7 +62,7 @@ class Pipe(Protocol):
         ...
 
 
-def connect(server: Server, timeout: float) -> Pipe:
+def connect(server: Endpoint, timeout: float) -> Pipe:
     """Connect within `timeout` seconds. Raises OSError."""
     link: socket.socket
     if server.path:
