@@ -58,7 +58,8 @@ def test_tls(options: dict[str, Any], wanted: Tls) -> None:
         ("amqp://u:secret@h:port/", {}, "below 65536"), ("redis://h", {}, "use amqp:// or amqps://"),
         ("amqp://h", {"heartbeat": "often"}, "heartbeat must be"), ("amqp://h", {"login_method": "X"}, "PLAIN"),
         ("amqp://h", {"socket_timeout": -1}, "socket_timeout must be"), ("", {}, "no RabbitMQ URL"),
-        ("amqps://h?verify=sometimes", {}, "cert_reqs must be"), ("amqp://h", {"failover_strategy": "x"}, "round-robin"),
+        ("amqps://h?verify=sometimes", {}, "cert_reqs must be"),
+        ("amqp://h", {"failover_strategy": "x"}, "round-robin"),
     ],
 )  # fmt: skip
 def test_one_line_says_what_is_wrong(url: str, options: dict[str, Any], words: str) -> None:
