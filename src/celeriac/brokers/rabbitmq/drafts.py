@@ -53,8 +53,8 @@ def drafts(envelopes: Iterable[Envelope], topology: Topology, now: float) -> lis
             found.append(waiting(envelope.queue, envelope.not_before - now, header, body, topology))
             continue
         exchange = envelope.exchange
-        for name in (envelope.queue, exchange, envelope.routing_key):
-            short(name)  # raises what would break a whole batch
+        for text in (envelope.queue, exchange, envelope.routing_key):
+            short(text)  # raises what would break a whole batch
         if not exchange:
             found.append(to_queue(envelope.queue, *encode(envelope.blob, envelope.priority)))
             continue
