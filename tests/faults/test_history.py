@@ -55,6 +55,8 @@ def test_good_histories_are_clean() -> None:
     assert judge(good()).clean
     again = [*begun(), *run("m0", 1)[:2], killed(), *run("m0", 1, "w1"), *run("m1", 2, "w1")]
     assert judge([*again, *run("body", 3, "w1", [1, 2])]).clean
+    late = [*begun(), killed(), of(What.CLAIMED, "m0"), *run("m0", 1, "w1"), *run("m1", 2, "w1")]
+    assert judge([*late, *run("body", 3, "w1", [1, 2])]).clean, "what the dead had asked for came behind its death"
     back = [of(What.CLAIMED, "m0"), of(What.GIVEN_BACK, "m0"), *run("m0", 1, "w1")]
     assert judge([*begun(), *back, *run("m1", 2), *run("body", 3, given=[1, 2])]).clean
     assert judge(failed(), ["a"]).clean

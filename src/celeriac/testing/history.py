@@ -33,7 +33,7 @@ class What(StrEnum):
     ENDED = "ended"
     """A final result is stored. `value`: `(state, result)`."""
     KILLED = "killed"
-    """A worker died."""
+    """A worker died. What its last request did may be said later."""
 
 
 SHOWN = frozenset({What.PUBLISHED, What.CLAIMED, What.STARTED})
@@ -129,6 +129,7 @@ def _early(history: Sequence[Event]) -> list[str]:
 def _entries(history: Sequence[Event]) -> list[str]:
     held: dict[_Key, str] = {}
     settled: set[_Key] = set()
+    killed: set[str] = set()
     found = []
     for event in history:
         key = (event.id, event.turn)
@@ -137,13 +138,17 @@ def _entries(history: Sequence[Event]) -> list[str]:
                 found.append(f"published twice: {event.id} was claimed by {event.worker} after it was settled")
             elif key in held:
                 found.append(f"published twice: {event.id} was claimed by {event.worker} while {held[key]} held it")
-            held[key] = event.worker
+            if event.worker in killed:  # what it had asked for came when nobody was there any more
+                held.pop(key, None)
+            else:
+                held[key] = event.worker
         elif event.what is What.GIVEN_BACK:
             held.pop(key, None)
         elif event.what is What.SETTLED:
             held.pop(key, None)
             settled.add(key)
         elif event.what is What.KILLED:
+            killed.add(event.worker)
             held = {key: worker for key, worker in held.items() if worker != event.worker}
     return found
 
