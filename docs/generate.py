@@ -1,4 +1,4 @@
-"""Writes what the docs take from the code: `cli.md`, `settings.md` and the tables in `differences.md` and
+"""Writes what the docs take from the code: `cli.md`, `settings.md` and the tables in `differences.md`, `brokers.md` and
 `result-backends.md`.
 
     python docs/generate.py           writes
@@ -38,19 +38,19 @@ Celery's settings with their names, new and old, and celeriac's own. Where the d
 
 def pages() -> dict[str, str]:
     """File name -> the text that it should have."""
-    prose = (DOCS / "differences.md").read_text()
-    mark = re.compile(r"(<!-- generated: differences -->\n).*?(<!-- end -->)", re.DOTALL)
     return {
         "cli.md": command_line(),
         "settings.md": settings(),
-        "differences.md": mark.sub(lambda found: found[1] + differences() + found[2], prose),
-        "result-backends.md": re.sub(
-            r"(<!-- generated: result backends -->\n).*?(<!-- end -->)",
-            lambda found: found[1] + result_backends() + found[2],
-            (DOCS / "result-backends.md").read_text(),
-            flags=re.DOTALL,
-        ),
+        "differences.md": _with("differences.md", "differences", differences()),
+        "brokers.md": _with("brokers.md", "brokers", brokers()),
+        "result-backends.md": _with("result-backends.md", "result backends", result_backends()),
     }
+
+
+def _with(page: str, name: str, table: str) -> str:
+    """A page with a table between the marks of its name."""
+    mark = re.compile(rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+    return mark.sub(lambda found: found[1] + table + found[2], (DOCS / page).read_text())
 
 
 def command_line() -> str:
@@ -118,15 +118,42 @@ def differences() -> str:
     return "\n".join(rows) + "\n"
 
 
-def result_backends() -> str:
-    """What each result backend can do, as its adapter says."""
+def brokers() -> str:
+    """What each broker can do, as its adapter says."""
+    rows = [
+        "| URL | kept on disk | what a dead worker held goes back by | later ones in a schedule | priorities "
+        "| broadcasts | a repeat is dropped | Celery beside |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for wire, names in _urls().items():
+        if not wire.broker:
+            continue
+        can = getattr(import_module(wire.broker), f"{wire.prefix}Broker").capabilities
+        told = (can.delay, can.priority, can.fanout, can.idempotent_publish, can.peers)
+        back = "its lease" if can.lease else "its connection"
+        cells = [", ".join(names), _yes(can.durable), back, *map(_yes, told)]
+        rows.append(f"| {' | '.join(map(cell, cells))} |")
+    return "\n".join(rows) + "\n"
+
+
+def _yes(claim: bool) -> str:
+    return "yes" if claim else "no"
+
+
+def _urls() -> dict[Wire, list[str]]:
+    """Every kind of server and store, with the URLs that lead to it."""
     urls: dict[Wire, list[str]] = {}
     for scheme, wire in WIRES.items():
         urls.setdefault(wire, []).append(f"`{scheme}://`")
     for family, wire in FAMILIES.items():
         urls.setdefault(wire, []).append(f"`{family}+...://`")
+    return urls
+
+
+def result_backends() -> str:
+    """What each result backend can do, as its adapter says."""
     rows = ["| URL | who waits | what has expired goes | chords | names and bytes |", "|---|---|---|---|---|"]
-    for wire, names in urls.items():
+    for wire, names in _urls().items():
         adapter = getattr(import_module(wire.backend), f"{wire.prefix}Backend") if wire.backend else None
         keeping = getattr(adapter, "keeping", None)
         if keeping is not None:
