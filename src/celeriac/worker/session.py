@@ -297,11 +297,14 @@ class Session:
         began = time.monotonic()
         held = await consumer.renew(self.dispatch.running())
         if not held and self.dispatch.safe_until:
-            log.warning(
-                "the lease of this worker had ended (it was stopped or cut off for more than %g s); unstarted messages "
-                "are given back, results of messages that another worker has taken will be refused",
-                self.lease,
-            )
+            if self.broker.capabilities.lease:
+                log.warning(
+                    "the lease of this worker had ended (it was stopped or cut off for more than %g s); unstarted "
+                    "messages are given back, results of messages that another worker has taken will be refused",
+                    self.lease,
+                )
+            else:
+                log.info("what this worker held went back to the broker; it goes on with what comes to it again")
             self.dispatch.suspects.update(self.dispatch.receipts())
             self.dispatch.give_back(self.dispatch.pool.drain())
         if not self.together and self.backend is not None:
