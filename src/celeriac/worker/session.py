@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import msgspec
 
 from celeriac.errors import EncodeError, OperationalError, RefusedError
-from celeriac.model.message import Completion, Dead, Demand, Verdict
+from celeriac.model.message import Completion, Dead, Demand, Return, Verdict
 from celeriac.pools.memory import trim
 from celeriac.ports import Broker, Consumer, ResultBackend
 from celeriac.worker.dispatch import Dispatch
@@ -155,7 +155,8 @@ class Session:
                 else:
                     dispatch.committed(owner)
             elif verdict.lost:
-                dispatch.refused(owner, index >= uncertain)
+                # to give back what was taken away is nothing that anybody has to know
+                dispatch.refused(owner, index >= uncertain and not isinstance(finished[index].settlement, Return))
             else:
                 dispatch.failed(owner, verdict.error)
 
