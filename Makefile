@@ -75,7 +75,7 @@ $(VENV)/.developed: $(VENV)/.installed
 # Real Celery, to stand on the other side of the tests, and dramatiq, to be measured beside. Never in the same Python.
 $(CELERY_VENV)/.installed: Makefile
 	$(PYTHON) -m venv $(CELERY_VENV)
-	$(CELERY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "celery==5.7.*" redis hiredis "dramatiq==2.2.*" sqlalchemy "psycopg[binary]" PyMySQL pymemcache msgpack PyYAML packaging
+	$(CELERY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "celery==5.7.*" redis hiredis "dramatiq==2.2.*" "pgqueuer[asyncpg]" sqlalchemy "psycopg[binary]" PyMySQL pymemcache msgpack PyYAML packaging
 	@touch $@
 
 $(OLD_CELERY_VENV)/.installed: Makefile

@@ -29,7 +29,7 @@ GUESSES = {"celery": 1000.0, "celeriac": 20_000.0}
 
 def sample(side: str) -> bytes:
     """A message as Celery writes it, without a priority: a task of two numbers."""
-    headers = {
+    headers: dict[str, Any] = {
         "task": f"bench_{side}.stored", "shadow": None, "eta": None, "expires": None, "group": None,
         "group_index": None, "retries": 0, "timelimit": [None, None], "parent_id": None, "argsrepr": "(1, 2)",
         "kwargsrepr": "{}", "origin": "gen1@bench", "ignore_result": False, "replaced_task_nesting": 0,

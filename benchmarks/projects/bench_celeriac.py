@@ -9,6 +9,8 @@ from celeriac import Celeriac
 
 app = Celeriac("bench", broker=os.environ["BENCH_BROKER"], backend=os.environ["BENCH_BACKEND"])
 app.conf.task_default_queue_type = os.environ.get("BENCH_QUEUE_TYPE", "classic")
+if "BENCH_EXPIRES" in os.environ:
+    app.conf.result_expires = float(os.environ["BENCH_EXPIRES"])
 _marks: int | None = None
 
 

@@ -332,6 +332,14 @@ class Reader(Protocol):
     def close(self) -> None: ...
 
 
+class Relay(Protocol):
+    """Sends what transactions of users have left in an outbox."""
+
+    async def run(self, broker: Broker) -> None:
+        """Send to `broker` until cancelled."""
+        ...
+
+
 class Clock(Protocol):
     """Where time comes from."""
 

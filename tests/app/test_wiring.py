@@ -43,6 +43,39 @@ def test_a_named_broker_keeps_no_results() -> None:
     assert make(backend="memory://b").wiring.broker_url == "sqlite://"
 
 
+@pytest.mark.parametrize(
+    ("settings", "url"),
+    [
+        ({"backend": "db", "database_url": "postgresql://h/d"}, "db+postgresql://h/d"),
+        ({"backend": "database://", "database_url": "db+sqlite:///x"}, "db+sqlite:///x"),
+        ({"database_url": "sqlite:///x"}, "db+sqlite:///x"),
+        ({"backend": "cache", "cache_backend": "memcached://a:1;b:2/"}, "cache+memcached://a:1;b:2/"),
+        ({"cache_backend": "memory"}, "cache+memory://"),
+        ({"backend": "cache+memcached://a:1;b:2/"}, "cache+memcached://a:1;b:2/"),
+        ({"backend": "redis://h", "database_url": "sqlite:///x"}, "redis://h"),
+        ({"backend": "file:///folder"}, "file:///folder"),
+    ],
+)
+def test_old_ways_to_name_a_store(settings: dict[str, Any], url: str) -> None:
+    """A word in `result_backend` and the rest of the URL in a setting beside it, as in old configurations."""
+    assert make(broker="memory://", **settings).wiring.backend_url == url
+
+
+def test_what_stores_are_told() -> None:
+    """The settings of each family, and how long results are kept."""
+    app = make(
+        broker="memory://", backend="file:///", result_expires=60, result_extended=True, result_serializer="yaml",
+        database_table_names={"task": "t"}, cache_backend_options={"timeout": 2},
+        result_backend_transport_options={"global_keyprefix": "p"},
+    )  # fmt: skip
+    options = app.wiring.store_options()
+    assert options["expires"] == 60.0
+    assert (options["extended"], options["serializer"], options["global_keyprefix"]) == (True, "yaml", "p")
+    assert (options["table_names"], options["cache_options"]) == ({"task": "t"}, {"timeout": 2})
+    assert options["engine_options"] == {"pool_pre_ping": True, "pool_recycle": 3600}
+    assert make(broker="memory://", result_expires=0).wiring.store_options()["expires"] is None
+
+
 def test_the_profile_celery_has_celerys_broker() -> None:
     """Without a URL it is RabbitMQ on this machine; a URL is used as ever."""
     app = make(profile="celery")
@@ -101,6 +134,21 @@ def test_a_missing_driver_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ImproperlyConfigured, match=r"celeriac\[redis\]"):
         make(broker="redis://localhost").send_task("t")
+
+
+@pytest.mark.parametrize(
+    ("driver", "url", "extra"),
+    [("sqlalchemy", "db+sqlite:///x", "sql"), ("pymemcache", "cache+memcached://h", "memcached")],
+)
+def test_a_missing_driver_of_a_store(driver: str, url: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same of result backends."""
+    import sys
+
+    monkeypatch.setitem(sys.modules, driver, None)
+    for name in [name for name in sys.modules if name.startswith(f"celeriac.backends.{extra}")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ImproperlyConfigured, match=rf"'{driver}' is missing: pip install 'celeriac\[{extra}\]'"):
+        _ = make(broker="memory://", backend=url).AsyncResult("a").state
 
 
 def test_options_of_the_transport() -> None:

@@ -31,7 +31,7 @@ TABLES = ("celery_taskmeta", "celery_tasksetmeta", "celeriac_sql_chords", "celer
 
 
 class SqlRig(BackendRig):
-    """One database. SQLite has a clock that jumps."""
+    """One database. On PostgreSQL time is its own; on the others it jumps instead of going."""
 
     exact = False
     forgets = False
@@ -40,7 +40,7 @@ class SqlRig(BackendRig):
         self.url = url
         self.options = options or {}
         self.ahead = 0.0
-        self.jumps = "sqlite" in url
+        self.jumps = "postgresql" not in url
         reader = self.reader()
         reader.fetch(["make the tables"])
         engine = reader._store._connected()  # type: ignore[attr-defined]
@@ -121,6 +121,22 @@ def success(name: str, **more: Any) -> Store:
     ), "SUCCESS", guard=True)  # fmt: skip
 
 
+def test_the_clock_is_the_databases(url: str) -> None:
+    """Seconds since 1970, with their fractions."""
+
+    async def story() -> None:
+        backend = SqlBackend(url, {})
+        first, second = await backend.clock(), await backend.clock()
+        assert abs(first - time.time()) < 5
+        assert 0 < second - first < 5
+        verdicts = await backend.store([success("late")], deadline=first)
+        assert [verdict.lost for verdict in verdicts] == [True]
+        assert await backend.fetch(["late"]) == {}
+        await backend.close()
+
+    asyncio.run(story())
+
+
 def test_names_schemas_and_extended_columns(url: str) -> None:
     """Tables have the names of the settings; columns are there if `result_extended` is; dates are UTC."""
     plain = SqlReader(url, {})
@@ -166,6 +182,23 @@ def test_tables_of_an_older_celery(url: str) -> None:
     reader.store([success("new", children=[[["c", None], None]])])
     assert record.read(reader.fetch(["new"])["new"]).children == [[["c", None], None]]
     assert record.read(reader.fetch(["new"])["new"]).name == "tasks.t"
+    reader.close()
+
+
+def test_a_table_that_numbers_its_rows_itself(mariadb_url: str) -> None:
+    """As MySQL's do, and those that were made before MariaDB had sequences: the table's own numbers are used."""
+    url = f"db+{mariadb_url}"
+    names = {"task": f"t{uuid.uuid4().hex}", "group": f"g{uuid.uuid4().hex}"}
+    run(
+        url, f"CREATE TABLE {names['task']} (id INTEGER NOT NULL AUTO_INCREMENT PRIMARY KEY, "
+        "task_id VARCHAR(155) UNIQUE, status VARCHAR(50), result LONGBLOB, date_done DATETIME, traceback TEXT)",
+        f"INSERT INTO {names['task']} (id, task_id, status) VALUES (1, 'a', 'STARTED'), (2, 'b', 'STARTED')",
+    )  # fmt: skip
+    reader = SqlReader(url, {"table_names": names})
+    reader.store([success(f"id{n}") for n in range(250)])
+    found = reader.fetch(["a", "b", *(f"id{n}" for n in range(250))])
+    assert [record.read(found[name]).status for name in ("a", "b", "id0", "id249")] == ["STARTED"] * 2 + ["SUCCESS"] * 2
+    assert len(found) == 252
     reader.close()
 
 

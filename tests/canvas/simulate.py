@@ -167,10 +167,10 @@ def meaning(signature: Mapping[str, Any], *args: Any) -> Any:
         steps = _flat(signature)
         if not steps:
             return []
-        value = _one_or_all(steps[0], *args)
-        for step in steps[1:]:
-            value = _one_or_all(step, value)
-        return value
+        given = args
+        for step, behind in zip(steps, [*steps[1:], None], strict=True):
+            given = (_one_or_all(_before(step, behind), *given),)
+        return given[0]
     if what == "group":
         return [meaning(member, *args) for member in _members(signature)]
     if what == "chord":
@@ -188,6 +188,15 @@ def _flat(chain: Mapping[str, Any]) -> list[Any]:
         elif step["subtask_type"] != "group" or _members(step):
             found.append(step)
     return found
+
+
+def _before(step: Mapping[str, Any], behind: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Between two chords a body that is a group of one is its member."""
+    if behind is not None and step["subtask_type"] == behind["subtask_type"] == "chord":
+        body = step["kwargs"]["body"]
+        if body["subtask_type"] == "group" and len(_members(body)) == 1:
+            return {**step, "kwargs": {**step["kwargs"], "body": _members(body)[0]}}
+    return step
 
 
 def _one_or_all(step: Mapping[str, Any], *args: Any) -> Any:

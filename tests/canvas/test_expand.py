@@ -123,3 +123,13 @@ def test_sizes_stay_linear() -> None:
     for _ in range(500):
         deep = tree.group([deep])
     assert len(expand(deep, name=name).calls) == 21
+
+
+def test_a_group_of_one_as_a_body() -> None:
+    """With a step behind it, it is a header and the step gets a list of one; with a chord behind it, it is its member,
+    as in Celery."""
+    one, step = tree.group([sig("a")]), sig("b")
+    assert tree.kind(tree.followed(one, [step])) == tree.CHORD
+    behind = tree.chord(tree.group([sig("c"), sig("d")]), step)
+    assert tree.kind(tree.followed(one, [behind])) == tree.CHAIN
+    assert tree.kind(tree.followed(tree.group([sig("a"), step]), [behind])) == tree.CHORD

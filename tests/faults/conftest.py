@@ -15,16 +15,26 @@ from typing import Any
 import pytest
 
 from tests.faults.kit import Site, environment_seed
-from tests.servers import RedisServer, redis_server
+from tests.servers import PostgresServer, RedisServer, redis_server
 
 SHORT_SEED = 20261124
 _figures: list[tuple[str, dict[str, Any]]] = []
 
 MakeSite = Callable[..., Site]
+Server = RedisServer | PostgresServer
+POSTGRES_IN_SHORT = (
+    "test_nothing_lost", "test_long_tasks", "test_schedule", "test_workflows", "test_layout", "test_crash_points",
+    "test_transactions",
+)  # fmt: skip
+"""On PostgreSQL the other files, which have little to do with the broker, belong to the long form."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the full forms out unless `-m` speaks of them."""
+    for item in items:
+        on_postgres = "postgres" in item.name.partition("[")[2].rstrip("]").split("-")
+        if on_postgres and item.path.stem not in POSTGRES_IN_SHORT:
+            item.add_marker(pytest.mark.full)
     if "full" in str(config.option.markexpr):
         return
     full = [item for item in items if item.get_closest_marker("full")]
@@ -79,9 +89,26 @@ def redis() -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL of the test's own."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(params=["redis", "postgres"])
+def server(request: pytest.FixtureRequest) -> Server:
+    """A server of the test's own, each kind in turn."""
+    found: Server = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(params=["sqlite", "redis", "postgres"])
 def broker(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty broker: each kind in turn."""
+    if request.param == "postgres":
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        return server.database()
     if request.param == "redis":
         url: str = request.getfixturevalue("redis").url
         return url

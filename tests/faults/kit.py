@@ -226,46 +226,20 @@ class Site:
     @cached_property
     def sender(self) -> Sender:
         """Sends blobs as they are."""
-        if self.broker_url.startswith("redis"):
-            from celeriac.brokers.redis import RedisSender
-
-            return RedisSender(self.broker_url, {})
-        if self.broker_url.startswith("amqp"):
-            from celeriac.brokers.rabbitmq import RabbitmqSender
-
-            return RabbitmqSender(self.broker_url, {})
-        from celeriac.brokers.sqlite import SqliteSender
-
-        return SqliteSender(self.broker_url, {})
+        return self.app.wiring.sender
 
     @cached_property
     def reader(self) -> Reader:
         """Reads stored results."""
-        if self.backend_url.startswith("redis"):
-            from celeriac.backends.redis import RedisReader
-
-            return RedisReader(self.backend_url, {})
-        from celeriac.backends.sqlite import SqliteReader
-
-        return SqliteReader(self.backend_url, {})
+        reader = self.app.wiring.reader
+        assert reader is not None
+        return reader
 
     def ask(self, question: Callable[[Broker], Any]) -> Any:
         """Run one coroutine against the broker: `site.ask(lambda broker: broker.count("celery"))`."""
 
         async def run() -> Any:
-            broker: Broker
-            if self.broker_url.startswith("redis"):
-                from celeriac.brokers.redis import RedisBroker
-
-                broker = RedisBroker(self.broker_url, {})
-            elif self.broker_url.startswith("amqp"):
-                from celeriac.brokers.rabbitmq import RabbitmqBroker
-
-                broker = RabbitmqBroker(self.broker_url, {})
-            else:
-                from celeriac.brokers.sqlite import SqliteBroker
-
-                broker = SqliteBroker(self.broker_url, {})
+            broker = self.app.wiring.make_broker()
             try:
                 return await question(broker)
             finally:

@@ -148,7 +148,7 @@ def second() -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(params=["memory", "memory-two", "sqlite", "redis", "redis-two", "sqlite-redis"])
+@pytest.fixture(params=["memory", "memory-two", "sqlite", "redis", "redis-two", "sqlite-redis", "postgres"])
 def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     """Makes settings, each for empty stores: broker and results in one server or in two."""
     kind: str = request.param
@@ -156,12 +156,14 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     of_redis: dict[str, str] = {}
     if broker == "redis":
         of_redis["broker"] = request.getfixturevalue("first").url
+    database = request.getfixturevalue("postgres_server").database() if broker == "postgres" else ""
     if kind in ("redis-two", "sqlite-redis"):
         of_redis["backend"] = request.getfixturevalue("second").url
 
     def make() -> dict[str, Any]:
         name = uuid4().hex
         url = {"memory": f"memory://{name}", "sqlite": f"sqlite:///{tmp_path}/{name}.db?synchronous=normal"}
+        url["postgres"] = f"{database}?schema=x{name}"
         here = of_redis.get("broker") or url[broker]
         there = of_redis.get("backend") or (f"memory://{name}-results" if backend else here)
         apart = {"global_keyprefix": f"{name}:"}

@@ -6,6 +6,9 @@ import contextlib
 import re
 import sqlite3
 from pathlib import Path
+from typing import Any, cast
+
+import psycopg
 
 from tests.faults.kit import Site
 from tests.servers import command
@@ -13,8 +16,28 @@ from tests.servers import command
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "internals.md"
 
 
-def _database(site: Site) -> contextlib.closing[sqlite3.Connection]:
-    return contextlib.closing(sqlite3.connect(site.broker_url.removeprefix("sqlite:///")))
+LAYOUTS = {"redis": 1, "sqlite": 2, "postgresql": 1}
+
+
+def _kind(site: Site) -> str:
+    return site.broker_url.partition(":")[0]
+
+
+def _sql(site: Site, statement: str) -> list[Any]:
+    if _kind(site) == "postgresql":
+        with psycopg.connect(site.broker_url, autocommit=True) as link:
+            cursor = link.execute(cast(Any, statement))
+            return cursor.fetchall() if cursor.description else []
+    with contextlib.closing(sqlite3.connect(site.broker_url.removeprefix("sqlite:///"))) as database, database:
+        return database.execute(statement).fetchall()
+
+
+def _tables(site: Site) -> list[str]:
+    if _kind(site) == "postgresql":
+        rows = _sql(site, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    else:
+        rows = _sql(site, "SELECT name FROM sqlite_master WHERE type = 'table'")
+    return [name for (name,) in rows if name.startswith("celeriac_")]
 
 
 def _make(site: Site) -> None:
@@ -28,23 +51,20 @@ def _make(site: Site) -> None:
 def _layout(site: Site) -> int:
     if site.broker_url.startswith("redis"):
         return int(command(site.broker_url, "GET", "celeriac:1:layout"))
-    with _database(site) as database:
-        return int(database.execute("SELECT version FROM celeriac_layout").fetchone()[0])
+    return int(_sql(site, "SELECT version FROM celeriac_layout")[0][0])
 
 
 def _set(site: Site, version: int) -> None:
     if site.broker_url.startswith("redis"):
         command(site.broker_url, "SET", "celeriac:1:layout", version)
         return
-    with _database(site) as database:
-        database.execute("UPDATE celeriac_layout SET version = ?", (version,))
-        database.commit()
+    _sql(site, f"UPDATE celeriac_layout SET version = {version}")
 
 
 def test_the_layout_is_written(site: Site) -> None:
     """A fresh broker gets the number of this layout."""
     _make(site)
-    assert _layout(site) == (1 if site.broker_url.startswith("redis") else 2)
+    assert _layout(site) == LAYOUTS[_kind(site)]
 
 
 def test_a_worker_refuses_a_newer_layout(site: Site) -> None:
@@ -79,29 +99,30 @@ def test_a_producer_refuses_a_newer_layout(site: Site) -> None:
 
 
 def test_a_worker_takes_over_the_layout_before(site: Site) -> None:
-    """Layout 0 is the one before: in Redis its number, in SQLite a file that has none of our tables but may have
+    """Layout 0 is the one before: in Redis its number, in SQL a database that has none of our tables but may have
     others. The worker carries it over and works."""
     _make(site)
     if site.broker_url.startswith("redis"):
         _set(site, 0)
     else:
-        with _database(site) as database:
-            names = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-            for name in names:
-                if name.startswith("celeriac_"):
-                    database.execute(f"DROP TABLE {name}")
-            database.execute("CREATE TABLE mine (note TEXT)")
-            database.commit()
+        if _kind(site) == "postgresql":
+            _sql(site, "DROP SCHEMA public CASCADE")
+            _sql(site, "CREATE SCHEMA public")
+        else:
+            for name in _tables(site):
+                _sql(site, f"DROP TABLE {name}")
+        _sql(site, "CREATE TABLE mine (note TEXT)")
     site.worker("-c", "1")
     later = site.send("work", countdown=1)
     now = site.send("work")
     site.wait_finished(10.0, [later, now])
-    assert _layout(site) == (2 if site.broker_url.startswith("sqlite") else 0), "workers of layout 0 may still run"
+    before = 0 if _kind(site) == "redis" else LAYOUTS[_kind(site)]
+    assert _layout(site) == before, "workers of layout 0 may still run"
 
 
 def test_the_layout_is_documented(site: Site) -> None:
     """Every private key and table that a worker makes stands in docs/internals.md."""
-    place = "Redis" if site.broker_url.startswith("redis") else "SQLite"
+    place = {"redis": "Redis", "sqlite": "SQLite", "postgresql": "PostgreSQL"}[_kind(site)]
     text = DOCUMENT.read_text()
     match = re.search(rf"## Layout [0-9] in {place}.*?(?=\n## )", text, re.DOTALL)
     assert match, f"no section about {place}"
@@ -114,7 +135,5 @@ def test_the_layout_is_documented(site: Site) -> None:
         whats = {re.sub(r":[^:]*@.*", "", name.removeprefix("celeriac:1:").removeprefix("{celery}:")) for name in names}
         missing = {what for what in whats if what.split(":")[0] not in match[0]}
     else:
-        with _database(site) as database:
-            names = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        missing = {name for name in names if name.startswith("celeriac_") and name not in match[0]}
+        missing = {name for name in _tables(site) if name not in match[0]}
     assert not missing

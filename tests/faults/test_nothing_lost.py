@@ -12,15 +12,16 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from celeriac.errors import OperationalError
 from celeriac.ports import Place
 from celeriac.wire.frame import losses
 from celeriac.wire.task import read_head
-from tests.faults.conftest import MakeSite
+from tests.faults.conftest import MakeSite, Server
 from tests.faults.kit import SPAN, Kill, Site, Storm, forms, until
-from tests.servers import RedisServer, command
+from tests.servers import command
 
 STORMS = pytest.mark.parametrize(
     "storm",
@@ -174,12 +175,12 @@ def test_a_message_that_only_waits_is_not_counted(broker: str, make_site: MakeSi
 
 
 @forms("rounds", 2, 20, timeout=900)
-def test_redis_killed_under_load(
-    redis: RedisServer, make_site: MakeSite, rounds: int, seed: int, figures: dict[str, Any]
+def test_server_killed_under_load(
+    server: Server, make_site: MakeSite, rounds: int, seed: int, figures: dict[str, Any]
 ) -> None:
-    """Redis is killed under load and comes back (append-only, fsync always): work goes on within 5 s, and every task
-    whose `delay()` had returned is done."""
-    site = make_site(redis.url, lease=5.0)
+    """The server is killed under load (PostgreSQL: stopped as `pg_ctl stop -m immediate` does) and comes back with all
+    that it had answered: work goes on within 5 s, and every task whose `delay()` had returned is done."""
+    site = make_site(server.url, lease=5.0)
     site.worker("-c", "2")
     accepted: list[str] = []
     stop = threading.Event()
@@ -198,9 +199,9 @@ def test_redis_killed_under_load(
     try:
         for _ in range(rounds):
             until(partial(_more_than, accepted, len(accepted) + 50), 30.0, "tasks are accepted")
-            redis.kill9()
+            server.kill9()
             time.sleep(1.0)
-            redis.start()
+            server.start()
             up = time.monotonic()
             ends = until(partial(_ends_after, site, up), 10.0, "work goes on")
             slowest = max(slowest, min(ends) - up)
@@ -216,35 +217,35 @@ def test_redis_killed_under_load(
 
 
 @forms("count,seconds,lease", (8, 4.0, 1.0), (50, 90.0, 30.0), timeout=400)
-def test_redis_stopped_for_two_leases(
-    redis: RedisServer, make_site: MakeSite, count: int, seconds: float, lease: float
+def test_server_stopped_for_two_leases(
+    server: Server, make_site: MakeSite, count: int, seconds: float, lease: float
 ) -> None:
-    """Redis does not answer for two leases while tasks run, with a second worker standing by: each runs once."""
-    site = make_site(redis.url, lease=lease)
+    """The server does not answer for two leases while tasks run, with a second worker standing by: each runs once."""
+    site = make_site(server.url, lease=lease)
     site.worker("-P", "threads", "-c", str(count))
     for _ in range(count):
         site.send("work", seconds)
     until(lambda: len(site.ledger.starts()) == count, 20.0, "all run")
     site.worker("-P", "threads", "-c", str(count))
-    redis.stop_process()
+    server.stop_process()
     time.sleep(2 * lease)
-    redis.cont()
+    server.cont()
     site.wait_finished(seconds + 2 * lease + 30)
     site.check().assert_clean()
     assert all(len(starts) == 1 for starts in site.ledger.starts().values())
     assert {document["status"] for document in site.documents(site.sent).values()} == {"SUCCESS"}
 
 
-def test_redis_restarted_empties_no_claim(redis: RedisServer, make_site: MakeSite) -> None:
+def test_server_restarted_empties_no_claim(server: Server, make_site: MakeSite) -> None:
     """Nobody is declared dead for one lease after the server came back: a running task is not started elsewhere."""
-    site = make_site(redis.url, lease=2.0)
+    site = make_site(server.url, lease=2.0)
     site.worker("-c", "1")
     task = site.send("work", 5.0)
     site.wait_started(task)
     site.worker("-c", "1")
-    redis.kill9()
+    server.kill9()
     time.sleep(2.5)  # longer than the lease: it has ended when the server is back
-    redis.start()
+    server.start()
     site.wait_finished(20.0)
     assert len(site.ledger.of("start", task)) == 1
     assert site.documents([task])[task]["status"] == "SUCCESS"
@@ -284,6 +285,16 @@ def _ends_after(site: Site, moment: float) -> list[float]:
 def _refuse(site: Site, task_id: str) -> None:
     """Make the database refuse the result of one task."""
     site.app.AsyncResult(task_id).state  # noqa: B018  the tables are there now
+    if site.broker_url.startswith("postgresql"):
+        with psycopg.connect(site.broker_url, autocommit=True) as link:
+            statement: Any = (
+                f"""CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                        IF NEW.id = '{task_id}' THEN RAISE EXCEPTION 'broken by the test'; END IF;
+                        RETURN NEW; END $$;
+                    CREATE TRIGGER broken BEFORE INSERT ON celeriac_results FOR EACH ROW EXECUTE FUNCTION refuse()"""
+            )
+            link.execute(statement)
+        return
     with contextlib.closing(sqlite3.connect(site.broker_url.removeprefix("sqlite:///"))) as database:
         database.execute(
             "CREATE TRIGGER broken BEFORE INSERT ON celeriac_results WHEN NEW.id = "

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from tests.processes import ROOT, SOURCE, Project
+from tests.servers import PostgresServer
 
 
 def play(tmp_path: Path, example: str, *scripts: tuple[str, ...]) -> str:
@@ -51,6 +52,12 @@ def test_canvas(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_sql_results(tmp_path: Path) -> None:
+    """Results lie in Celery's table, for any program that reads SQL."""
+    lines = play(tmp_path, "sql_results", ("send.py",)).splitlines()
+    assert lines == ["6.0", "[('tasks.convert', 'SUCCESS', 3), ('tasks.total', 'SUCCESS', 1)]"]
+
+
 def test_chords(tmp_path: Path) -> None:
     """Those of the canvas page do too."""
     lines = play(tmp_path, "canvas", ("chords.py",)).splitlines()
@@ -74,6 +81,21 @@ def test_beside_celery(tmp_path: Path) -> None:
     with project.celery_python("-c", code, env={"PYTHONPATH": path}) as process:
         assert process.wait(30) == 0, process.output
         assert process.output == "celery.app.base run by Celery proj.not_moved_yet\n"
+
+
+def test_postgres(tmp_path: Path, postgres_server: PostgresServer) -> None:
+    """A task is sent within a transaction, and never was after a rollback."""
+    folder = tmp_path / "postgres"
+    shutil.copytree(ROOT / "examples" / "postgres", folder)
+    project = Project(folder, {}, {"DATABASE_URL": postgres_server.database()})
+    with project.worker("-c", "1", app="shop"):
+        for words, said in (
+            (("order.py",), "order 1 of Ada\nPENDING\n"),
+            (("alchemy.py",), "order 3 of Eve\n"),
+        ):  # fmt: skip
+            with project.python(*words) as script:
+                assert script.wait(60) == 0, script.output
+                assert script.output == said
 
 
 def test_history(tmp_path: Path) -> None:

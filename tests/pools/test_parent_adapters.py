@@ -51,6 +51,8 @@ def answer(op: Ask, args: Any) -> Any:
             READY.update({"chord " + c.group: c.body for c in msgspec.convert(args, list[Chord])})
         case Ask.CHORD_ADD:
             READY["chord " + args[0]] += "".join(f"+{member}" for member in args[1]).encode()
+        case Ask.CLEAN_UP:
+            READY.clear()
         case _:
             raise AssertionError(op)
     return None
@@ -102,6 +104,13 @@ def test_chords(link: Link) -> None:
 
     asyncio.run(main())
     assert READY["chord i"] == b"I+j:0"
+
+
+def test_clean_up(link: Link) -> None:
+    """A task has the parent delete what has expired."""
+    READY["old"] = b"x"
+    ParentReader(link).clean_up()
+    assert READY == {}
 
 
 def test_a_watch_gives_each_document_once(link: Link) -> None:

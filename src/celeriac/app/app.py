@@ -6,13 +6,14 @@ import sys
 import time
 import warnings
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import cached_property
 from typing import Any
 
 import msgspec
 
-from celeriac.app import publish, registry
+from celeriac.app import publish, registry, transaction
 from celeriac.app.canvas import Signature, signature
 from celeriac.app.config import symbol
 from celeriac.app.handle import AsyncResult as Handle
@@ -25,7 +26,7 @@ from celeriac.canvas.expand import Opened
 from celeriac.errors import AlwaysEagerIgnored, ImproperlyConfigured
 from celeriac.model.message import Envelope
 from celeriac.model.version import __version__
-from celeriac.ports import Broker, Reader, ResultBackend, Sender
+from celeriac.ports import Broker, Reader, Relay, ResultBackend, Sender
 from celeriac.runtime import chord
 from celeriac.wire.record import Record
 from celeriac.wire.task import TaskMessage
@@ -299,8 +300,17 @@ class Celeriac(Making):
 
     @property
     def sender(self) -> Sender:
-        """The synchronous side of the broker."""
-        return self.wiring.sender
+        """The synchronous side of the broker; within `transaction` the caller's connection."""
+        found: Sender = transaction.outlet(self) or self.wiring.sender
+        return found
+
+    def transaction(self, connection: Any) -> AbstractContextManager[None]:
+        """Send within a transaction of the caller's: what is sent in the block exists if and only if that commits.
+
+        `connection`: of psycopg, psycopg2, asyncpg, SQLAlchemy (a session or connection) or Django, to PostgreSQL. It
+        neither begins nor ends a transaction. Where the broker is the same database, the messages become ready with
+        the commit; otherwise they are left in the outbox there, and workers send them (setting `outbox_url`)."""
+        return transaction.transaction(self, connection)
 
     @property
     def reader(self) -> Reader | None:
@@ -315,6 +325,11 @@ class Celeriac(Making):
         """A new asynchronous adapter of the result backend, or None. Whoever takes it closes it. Also
         `app.backend()`."""
         return self.wiring.make_backend()
+
+    def make_relay(self) -> Relay | None:
+        """What sends from the outbox of `outbox_url`; None where there is none."""
+        relay: Relay | None = self.wiring.make_relay()
+        return relay
 
     async def result_backend(self) -> ResultBackend:
         """The asynchronous adapter of the loop that runs. Raises NotImplementedError where results are not kept."""

@@ -72,7 +72,7 @@ def make_plan(task: Any) -> Plan:
     plan.queue, plan.exchange, plan.routing_key = sample.queue, sample.exchange, sample.routing_key
     plan.priority, plan.timeout = sample.priority, outgoing.timeout
     plan.ignored = bool(outgoing.message.ignore_result)
-    plan.sender, plan.result = app.sender, app.AsyncResult
+    plan.sender, plan.result = app.wiring.sender, app.AsyncResult
     if isinstance(plan.sender, StreamingSender):
         plan.stream = plan.sender.stream
     plan.arity = task.shape.plain if task.checks_arguments else None

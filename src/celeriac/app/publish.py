@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from celeriac import telemetry
+from celeriac.app.transaction import outlet
 from celeriac.errors import OperationalError, QueueNotFound
 from celeriac.model import options as calls
 from celeriac.model.message import Envelope
@@ -384,6 +385,9 @@ async def apublish(app: Any, envelopes: Sequence[Envelope], timeout: float, wait
     """`publish` for coroutines."""
     import asyncio
 
+    if (within := outlet(app)) is not None:
+        await within.apublish(envelopes)
+        return
     end = time.monotonic() + timeout
     tries = iter(waits)
     while True:

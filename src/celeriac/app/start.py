@@ -15,7 +15,7 @@ from celeriac import telemetry
 from celeriac.app import log
 from celeriac.errors import ImproperlyConfigured
 from celeriac.model.worker_options import POOLS, WorkerOptions, node_name
-from celeriac.ports import Broker, ResultBackend
+from celeriac.ports import Broker, Relay, ResultBackend
 from celeriac.worker.config import WorkerConfig
 from celeriac.worker.worker import Worker
 
@@ -28,6 +28,10 @@ class WorkedApp(Protocol):
 
     def broker(self) -> Broker:
         """A new adapter of the broker."""
+        ...
+
+    def make_relay(self) -> Relay | None:
+        """What sends from the outbox."""
         ...
 
     def make_backend(self) -> ResultBackend | None:
@@ -81,6 +85,7 @@ def worker_config(app: WorkedApp, options: WorkerOptions) -> WorkerConfig:
         queues=_queues(app, options),
         make_broker=app.broker,
         make_backend=app.make_backend,
+        make_relay=app.make_relay,
         loader="celeriac.app.program:load",
         spec={
             "app": options.app_spec,

@@ -19,6 +19,7 @@ from celeriac.app.checking import Shape
 from celeriac.app.handle import AsyncResult as Handle
 from celeriac.app.handle import EagerResult
 from celeriac.app.plan import Plan, make_plan
+from celeriac.app.transaction import outlet
 from celeriac.errors import Ignore, ImproperlyConfigured, OperationalError, Retry
 from celeriac.model.outcome import TaskTraits
 from celeriac.runtime.context import Context, current
@@ -260,6 +261,7 @@ class Task(Generic[P, R]):
             or _after.receivers
             or _sent.receivers
             or app.conf["task_always_eager"]
+            or outlet(app) is not None
             or getattr(self.apply_async, "__func__", None) is not _PLAIN["apply_async"]
             or getattr(app.send_task, "__func__", None) is not plan.send_task
         ):

@@ -40,6 +40,7 @@ _REDIS = Wire("celeriac.brokers.redis", "celeriac.backends.redis", "Redis", peer
 _SQLITE = Wire("celeriac.brokers.sqlite", "celeriac.backends.sqlite", "Sqlite", peers=False)
 _RABBITMQ = Wire("celeriac.brokers.rabbitmq", "", "Rabbitmq", peers=True)
 _RPC = Wire("", "celeriac.backends.rpc", "Rpc", peers=True)
+_POSTGRES = Wire("celeriac.brokers.postgres", "celeriac.backends.postgres", "Postgres", peers=False)
 _MEMORY = Wire("celeriac.brokers.memory", "celeriac.backends.memory", "Memory", peers=False)
 _SQL = Wire("", "celeriac.backends.sql", "Sql", peers=True)
 _MEMCACHED = Wire("", "celeriac.backends.memcached", "Memcached", peers=True)
@@ -50,6 +51,7 @@ WIRES: Mapping[str, Wire] = {
     "amqp": _RABBITMQ, "amqps": _RABBITMQ, "pyamqp": _RABBITMQ, "librabbitmq": _RABBITMQ,
     "rpc": _RPC,
     "sqlite": _SQLITE,
+    "postgresql": _POSTGRES, "postgres": _POSTGRES, "postgresql+psycopg": _POSTGRES,
     "memory": _MEMORY, "cache+memory": _MEMORY, "memory+cache": _MEMORY,
     "file": _FILES,
 }  # fmt: skip
@@ -64,7 +66,7 @@ LATER = {
     "amqp": "results over RabbitMQ", "sqs": "SQS",
     "sentinel": "Redis Sentinel", "kafka": "Kafka", "confluentkafka": "Kafka",
     "db": "SQLAlchemy", "database": "SQLAlchemy", "sqla": "SQLAlchemy", "sqlalchemy": "SQLAlchemy",
-    "postgres": "PostgreSQL", "postgresql": "PostgreSQL", "mongodb": "MongoDB", "cache": "memcached",
+    "mongodb": "MongoDB", "cache": "memcached",
     "filesystem": "the file transport", "file": "the file backend",
 }  # fmt: skip
 """What Celery knows and this version does not, by scheme."""
@@ -96,7 +98,7 @@ def find_wire(url: str, setting: str) -> Wire:
     wire = WIRES.get(scheme) or FAMILIES.get(scheme.partition("+")[0])
     if wire is not None and (wire.broker if setting == "broker_url" else wire.backend):
         return wire
-    known = "redis://, rediss://, redis+socket://, amqp://, amqps://, sqlite:// or memory://"
+    known = "redis://, rediss://, redis+socket://, amqp://, amqps://, postgresql://, sqlite:// or memory://"
     if setting == "result_backend":
         known = known.replace("amqp://, amqps://, ", "rpc://, ")
         known = known.replace(" or memory://", ", memory://, db+<SQLAlchemy URL>, cache+memcached:// or file:///")
@@ -150,6 +152,7 @@ class Wiring:
         self._reader_made = False
         self._link: Any = None
         self._parent: tuple[Any, Any, Any] | None = None
+        self._identity: int | None = None
         self._here: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, tuple[Any, Any]]]
         self._here = weakref.WeakKeyDictionary()
 
@@ -263,7 +266,43 @@ class Wiring:
             return made(url, self.store_options())
         return made(url, self.broker_options() if of_broker else self.backend_options())
 
+    def within(self, connection: Any) -> Any:
+        """A sender over a connection of the user's, for its transaction."""
+        module = import_module("celeriac.drivers.postgres.within")
+        parse = import_module("celeriac.drivers.postgres.site").parse
+        url = self.broker_url
+        if WIRES.get(scheme_of(url)) is _POSTGRES:
+            return module.Within(connection, parse(url, self.broker_options()), self._broker_identity())
+        if not self._conf["outbox_url"]:
+            raise ImproperlyConfigured(
+                "the broker is no PostgreSQL database: set outbox_url to the database of this connection, so that "
+                "workers send from there what transactions leave"
+            )
+        return module.Within(connection, parse(self._conf["outbox_url"]), None)
+
+    def _broker_identity(self) -> int:
+        with self._lock:
+            identity = self._identity
+            if identity is None:
+                # of its own: in a child the sender is the parent's
+                sender: Any = self._make_sender()
+                identity = self._identity = int(sender.identity())
+                sender.close()
+            return identity
+
     # Async side
+
+    def make_relay(self) -> Any:
+        """What sends from the outbox; None where there is none."""
+        url = self._conf["outbox_url"]
+        return _adapter(_POSTGRES.broker, "PostgresRelay")(url, {}) if url else None
+
+    def migrate(self, urls: Sequence[str], grant: str = "") -> list[str]:
+        """Bring databases up to date; without `urls` those of the settings. Returns a line for each."""
+        named = [self.broker_url, self.broker_read_url, self.backend_url or "", self._conf["outbox_url"] or ""]
+        wanted = urls or [url for url in dict.fromkeys(named) if WIRES.get(scheme_of(url)) is _POSTGRES]
+        migrate = _adapter("celeriac.drivers.postgres.migrate", "migrate") if wanted else None
+        return [migrate(url, {}, grant) for url in wanted] if migrate is not None else []
 
     def make_broker(self) -> Broker:
         """A new asynchronous adapter of the broker. Whoever takes it closes it."""
@@ -372,7 +411,7 @@ class Wiring:
         """Close what is open on the sync side; the next use makes it anew, from the settings as they are then."""
         with self._lock:
             sender, reader = self._sender, self._reader
-            self._sender = self._reader = None
+            self._sender = self._reader = self._identity = None
             self._reader_made = False
             if self._parent is None:
                 for adapter in (sender, reader):

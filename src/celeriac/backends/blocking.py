@@ -7,6 +7,7 @@ Whoever waits looks again and again, seldomer the longer it lasts; where the sto
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Protocol, TypeVar
 from celeriac.drivers.alarm import Alarm
 from celeriac.drivers.owned_thread import OwnedThread
 from celeriac.drivers.shelf_chords import ShelfChords
-from celeriac.errors import BackendStoreError, CeleryError
+from celeriac.errors import BackendStoreError, CeleryError, OperationalError, RefusedError
 from celeriac.model.message import Chord, Fire, Part, Standing, Store, Verdict
 
 T = TypeVar("T")
@@ -25,6 +26,8 @@ LOOK_FIRST, LOOK_LAST = 0.01, 0.5
 """Seconds until the second look at what is waited for, and at most between two."""
 SLOWER = 1.3
 """By how much each pause is longer than the one before."""
+PATIENCE = 10.0
+"""Seconds that who waits already goes on looking for a server that went away."""
 CLEAN_SECONDS = 600.0
 """How often whoever stores deletes what has expired, where the store does not do it itself."""
 FINAL = b'{"status": "SUCCESS"'
@@ -181,6 +184,7 @@ class BlockingBackend:
     async def _look(self, alarm: Alarm) -> None:
         loop = asyncio.get_running_loop()
         pause = LOOK_FIRST
+        seen = -math.inf  # when the store answered for the last time
         ear: Ear | None = None
         try:
             ear = await self._thread.run(lambda store: store.ear())
@@ -198,7 +202,13 @@ class BlockingBackend:
             while True:
                 alarm.clear()
                 wanted = {name for watch in self._watches for name in watch.open}
-                found = await self._thread.run(lambda store, wanted=wanted: store.fetch(wanted))  # type: ignore[misc]
+                try:
+                    found = await self._thread.run(lambda store, wanted=wanted: store.fetch(wanted))  # type: ignore[misc]
+                    seen = loop.time()
+                except OperationalError as error:
+                    if isinstance(error, RefusedError) or loop.time() > seen + PATIENCE:
+                        raise
+                    found = {}
                 pause = min(pause * SLOWER, LOOK_LAST)
                 for watch in tuple(self._watches):
                     for document in watch.news(found):
@@ -320,8 +330,15 @@ class BlockingReader:
 
     def _documents(self, watch: _Watch, ear: Ear | None, deadline: float) -> Iterator[tuple[str, bytes]]:
         pause = LOOK_FIRST
+        seen = -math.inf
         while True:
-            news = watch.news(self._store.fetch(watch.open)) if watch.open else []
+            try:
+                news = watch.news(self._store.fetch(watch.open)) if watch.open else []
+                seen = time.monotonic()
+            except OperationalError as error:
+                if isinstance(error, RefusedError) or time.monotonic() > seen + PATIENCE:
+                    raise
+                news = []
             yield from news
             pause = LOOK_FIRST if news else min(pause * SLOWER, LOOK_LAST)
             end = min(time.monotonic() + pause, deadline)

@@ -192,9 +192,10 @@ def _joined(found: list[Any]) -> Signature:
 
 
 def followed(body: Signature, rest: list[Any]) -> Signature:
-    """The body of a chord with steps behind it. A group there is a header also when it has one member: what follows
-    gets a list."""
-    if kind(body) in (GROUP, CHUNKS) and flattened(body):
+    """The body of a chord with steps behind it. A group there is a header also when it has one member, unless a chord
+    follows: a step gets a list of one, each member of a header gets the one."""
+    members = flattened(body) if kind(body) in (GROUP, CHUNKS) else []
+    if len(members) > 1 or (members and kind(rest[0]) != CHORD):
         return chord(body, _joined(rest))
     return chain([body, *rest])
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "queues": ("celeriac.cli.queues:queues", "Show what lies where, and put single messages right."),
     "purge": ("celeriac.cli.purge:purge", "Delete the messages that wait in queues."),
     "release": ("celeriac.cli.purge:release", "Move everything celeriac keeps aside back to where Celery finds it."),
+    "migrate-schema": ("celeriac.cli.schema:migrate_schema", "Make or update the tables in PostgreSQL."),
     "status": ("celeriac.cli.control:status", "Show which workers answer."),
     "inspect": ("celeriac.cli.control:inspect", "Ask workers something."),
     "control": ("celeriac.cli.control:control", "Tell workers something."),

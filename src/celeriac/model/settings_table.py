@@ -227,6 +227,7 @@ CELERY: tuple[tuple[str, str, Any, str, str], ...] = (
 OWN: tuple[tuple[str, str, Any, str, str], ...] = (
     ("celery_peers", "bool", True, "", "Celery may stand on the other side: future tasks go over the queue with their eta header. False: straight to the broker's schedule."),
     ("dead_letter_limit", "int", 100_000, "", "Dead letters kept for each queue; beyond it the oldest goes. 0: all are kept."),
+    ("outbox_url", "string", None, "", "PostgreSQL database whose outbox workers send from; None: none. See `app.transaction`."),
     ("profile", "string", "safe", "", "Which defaults hold: `safe` (nothing is lost when a process dies) or `celery` (Celery's, exactly)."),
     ("task_child_loss_cap", "int", 3, "", "How often a child may be lost while it ran a message, before the message goes to the dead letters."),
     ("task_default_retry_delay", "float", 180.0, "", "Seconds until a retry of tasks that have no default_retry_delay."),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celeriac.model.message import CHILD_LOSS_CAP, WORKER_LOSS_CAP
-from celeriac.ports import Broker, ResultBackend
+from celeriac.ports import Broker, Relay, ResultBackend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +18,7 @@ class WorkerConfig:
     queues: tuple[str, ...]
     make_broker: Callable[[], Broker]
     make_backend: Callable[[], ResultBackend | None]
+    make_relay: Callable[[], Relay | None] = lambda: None
     loader: str
     spec: dict[str, Any]
     """What the template is given to import the app."""

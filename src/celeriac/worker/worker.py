@@ -79,6 +79,8 @@ class Worker:
                 if self.config.remote_control:
                     services.append(asyncio.create_task(Control(self, self._bus).run()))
                 services.append(asyncio.create_task(self.events.run()))
+            if (relay := self.config.make_relay()) is not None:
+                services.append(asyncio.create_task(relay.run(self.broker)))
             for service in services:
                 service.add_done_callback(self._watch)
             await self._stopping.wait()

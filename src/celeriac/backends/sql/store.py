@@ -34,7 +34,8 @@ TRIES = 8
 CHANNEL = "celeriac_sql_results"
 """On which PostgreSQL tells the ids of what was stored, with commas."""
 _PAYLOAD = 7900
-_SUCCESS: sa.ColumnElement[str] = sa.literal_column("'SUCCESS'")  # PyMySQL batches only without a parameter here
+_MYSQL = ("mysql", "mariadb")
+_SUCCESS: sa.ColumnElement[str] = sa.literal_column("'SUCCESS'")  # no parameter: see `_Statements._number`
 
 
 class SqlStore:
@@ -341,18 +342,29 @@ class _Statements:
                 {"task_id": task_id, **{name: getattr(each, name) for name in self._names}}
                 for task_id, each in some.items()
             ]
+            if len(values) > 1 and self._dialect in _MYSQL:
+                self._number(connection, values)
             if values:
                 connection.execute(self._upserts[guard], values)
+
+    def _number(self, connection: sa.Connection, values: Sequence[dict[str, Any]]) -> None:
+        """MariaDB: give rows their numbers. PyMySQL sends rows at once only where they hold nothing but parameters."""
+        default = self._tables.task.c.id.default
+        if isinstance(default, sa.Sequence) and connection.dialect.supports_sequences:
+            name = connection.dialect.identifier_preparer.format_sequence(default)
+            numbers = connection.execute(sa.text(f"SELECT nextval({name}) FROM seq_1_to_{len(values)}")).scalars()
+            for each, number in zip(values, numbers, strict=True):
+                each["id"] = number
 
     def _upsert_of(
         self, table: sa.Table, key: str, names: Sequence[str], status: sa.ColumnElement[Any] | None
     ) -> sa.Insert:
-        if self._dialect in ("mysql", "mariadb"):
+        if self._dialect in _MYSQL:
             into = mysql.insert(table)
-            new: list[tuple[str, Any]] = [(name, into.inserted[name]) for name in names]
+            mine = table.c[key] == into.inserted[key]  # and not another row, that happens to have the new one's number
             if status is not None:
-                kept = sa.func.coalesce(status, sa.literal_column("''")) == _SUCCESS
-                new = [(name, sa.func.IF(kept, table.c[name], value)) for name, value in new]
+                mine = mine & (sa.func.coalesce(status, sa.literal_column("''")) != _SUCCESS)
+            new = [(name, sa.func.IF(mine, into.inserted[name], table.c[name])) for name in names]
             return into.on_duplicate_key_update(new)
         make: Any = postgresql.insert if self._dialect == "postgresql" else sqlite.insert
         insert = make(table)

@@ -108,12 +108,21 @@ class Tables:
                 if tries == TRIES:
                     raise
                 time.sleep(random.uniform(0.02, 0.1))
+        if engine.dialect.name in ("mysql", "mariadb"):
+            self._number(engine)
         present = self._present(engine)
         wanted = LATER if self.extended else ("children",)
         for name in wanted:
             if name not in present and self._add(engine, name):
                 present.add(name)
         self.columns = frozenset(present & set(LATER))
+
+    def _number(self, engine: sa.Engine) -> None:
+        """MariaDB has sequences and SQLAlchemy uses them; a table that was made without one numbers its rows itself."""
+        for table in (self.task, self.group):
+            for column in sa.inspect(engine).get_columns(table.name, schema=table.schema):
+                if column["name"] == "id" and column.get("autoincrement") is True:
+                    table.c.id.default = None
 
     def _there(self, engine: sa.Engine) -> bool:
         inspector = sa.inspect(engine)

@@ -39,8 +39,8 @@ class Settling:
         """(queue, key) of what was parked."""
 
     async def carry_out(self, finished: Sequence[Completion]) -> tuple[list[Verdict], set[int], list[Message]]:
-        """The verdicts; delivery tags to acknowledge; messages to give back. Raises OperationalError, and then
-        nothing is settled."""
+        """The verdicts; delivery tags to acknowledge; messages to give back. Raises OperationalError, and then nothing
+        is settled."""
         held: list[tuple[str, Message] | None] = []
         verdicts: list[Verdict] = []
         batch: list[Draft] = []
