@@ -46,10 +46,6 @@ class Core:
             log.warning("%s takes messages again", self.describe())
         self._blocked = reason
 
-    async def version(self) -> tuple[int, ...]:
-        """Of the server."""
-        return (await self.link.connection()).session.version
-
     async def publisher(self) -> Channel:
         """The channel to publish on. Raises OperationalError."""
         channel = self._publisher
