@@ -58,7 +58,7 @@ def test_what_is_wrong_is_said(rabbit: RabbitServer, redis_url: str) -> None:
         (f"amqps://guest:guest@127.0.0.1:{port}//", OperationalError, "does this port speak TLS"),
         (f"amqp://guest:guest@127.0.0.1:{free_port()}//", OperationalError, "is the server running"),
         (
-            f"amqp://guest:guest@127.0.0.1:{redis_port}//",
+            f"amqp://guest:guest@127.0.0.1:{redis_port}//?connect_timeout=1",
             OperationalError,
             "RabbitMQ|closed the connection|no connection",
         ),

@@ -107,6 +107,27 @@ def test_lost_workers_are_counted(rabbit: RabbitServer, clean_redis_url: str, ma
     assert losses(site.items(Place.READY)[0].blob) == (0, 1)
 
 
+@pytest.mark.full
+def test_the_schedule_outlives_the_node(
+    node: RabbitServer, clean_redis_url: str, make_site: MakeSite, figures: dict[str, Any]
+) -> None:
+    """The node is killed while messages wait for their time, on their way from one delay to the next: all of them run,
+    and none too early."""
+    site = make_site(node.vhost(), clean_redis_url)
+    site.worker("-c", "2")
+    due: dict[str, float] = {}
+    for number in range(400):
+        seconds = 2.0 + number * 0.05
+        due[site.send("work", countdown=seconds)] = time.time() + seconds - 0.05
+    time.sleep(4.0)
+    node.restart()
+    site.wait_finished(60.0)
+    _ended(site)
+    starts = site.ledger.starts()
+    assert [key for key, moment in due.items() if starts[key][0].wall < moment] == []
+    figures.update(tasks=len(due), repeats=len(site.ledger.marks("start")) - len(due))
+
+
 @forms("count", 1000, 10_000, timeout=600)
 def test_what_is_acknowledged_is_delivered(node: RabbitServer, count: int, figures: dict[str, Any]) -> None:
     """Messages are published while the node is killed and comes again: each that was confirmed is there."""

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import msgspec
 
 from celeriac.errors import EncodeError, OperationalError, RefusedError
-from celeriac.model.message import Completion, Dead, Demand, Verdict
+from celeriac.model.message import Completion, Dead, Demand, Return, Verdict
 from celeriac.pools.memory import trim
 from celeriac.ports import Broker, Consumer, ResultBackend
 from celeriac.worker.dispatch import Dispatch
@@ -155,7 +155,8 @@ class Session:
                 else:
                     dispatch.committed(owner)
             elif verdict.lost:
-                dispatch.refused(owner, index >= uncertain)
+                # to give back what was taken away is nothing that anybody has to know
+                dispatch.refused(owner, index >= uncertain and not isinstance(finished[index].settlement, Return))
             else:
                 dispatch.failed(owner, verdict.error)
 
@@ -297,11 +298,14 @@ class Session:
         began = time.monotonic()
         held = await consumer.renew(self.dispatch.running())
         if not held and self.dispatch.safe_until:
-            log.warning(
-                "the lease of this worker had ended (it was stopped or cut off for more than %g s); unstarted messages "
-                "are given back, results of messages that another worker has taken will be refused",
-                self.lease,
-            )
+            if self.broker.capabilities.lease:
+                log.warning(
+                    "the lease of this worker had ended (it was stopped or cut off for more than %g s); unstarted "
+                    "messages are given back, results of messages that another worker has taken will be refused",
+                    self.lease,
+                )
+            else:
+                log.info("what this worker held went back to the broker; it goes on with what comes to it again")
             self.dispatch.suspects.update(self.dispatch.receipts())
             self.dispatch.give_back(self.dispatch.pool.drain())
         if not self.together and self.backend is not None:

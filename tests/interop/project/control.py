@@ -7,6 +7,8 @@ import json
 
 import tasks
 
-answers = tasks.app.control.ping(timeout=2.0)
-assert tasks.app.control.inspect(timeout=2.0).registered()
+nodes = ["celery0@here", "celeriac1@here"]
+answers = tasks.app.control.ping(destination=nodes, timeout=5.0)
+registered = tasks.app.control.inspect(destination=nodes, timeout=5.0).registered()
+assert sorted(registered) == sorted(nodes)
 print("answer", json.dumps(sorted(name for answer in answers for name in answer)))

@@ -111,7 +111,7 @@ class RabbitmqBroker:
         return self._notes.version, self._notes.cancelled()
 
     async def queues(self) -> Sequence[str]:
-        """Names of the queues that the app describes, and of those that a worker or a caller of ours has noted."""
+        """Names of the queues that the app describes, and of those that a worker of ours has consumed."""
         await self._notes.read()
         return sorted({*self._notes.queues, *self._core.topology.known()})
 

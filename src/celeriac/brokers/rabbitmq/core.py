@@ -46,10 +46,6 @@ class Core:
             log.warning("%s takes messages again", self.describe())
         self._blocked = reason
 
-    async def version(self) -> tuple[int, ...]:
-        """Of the server."""
-        return (await self.link.connection()).session.version
-
     async def publisher(self) -> Channel:
         """The channel to publish on. Raises OperationalError."""
         channel = self._publisher
@@ -97,12 +93,13 @@ class Core:
         Raises OperationalError when the broker can't be reached."""
         if not batch:
             return []
-        await self.declare([*self.topology.replies, *(draft.needs for draft in batch)], epoch)
+        await self.declare([*self.topology.replies, *(need for draft in batch for need in draft.needs)], epoch)
         faults = await self._send(batch)
         lost = [place for place, fault in enumerate(faults) if fault and batch[place].lost() == fault]
         if lost:
-            self._declared.difference_update([batch[place].needs for place in lost])
-            await self.declare([batch[place].needs for place in lost], epoch)
+            needs = [need for place in lost for need in batch[place].needs]
+            self._declared.difference_update(needs)
+            await self.declare(needs, epoch)
             for place, fault in zip(lost, await self._send([batch[place] for place in lost]), strict=True):
                 faults[place] = fault
         return faults

@@ -24,8 +24,16 @@ class Draft(NamedTuple):
     key: str
     header: bytes
     body: bytes
-    needs: Need
+    need: Need
+    """What has to be declared before."""
     mandatory: bool = True
+    also: tuple[Need, ...] = ()
+    """More of that: the other queues that its exchange gives it to."""
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """Everything that has to be declared before."""
+        return (self.need, *self.also)
 
     def frames(self, channel: int, largest: int) -> bytes:
         """As it goes over a channel."""
@@ -43,7 +51,7 @@ def drafts(envelopes: Iterable[Envelope], topology: Topology, now: float) -> lis
     """What publishes envelopes. Those of one message that its exchange gives to several queues become one. Raises
     EncodeError."""
     found: list[Draft] = []
-    seen: set[tuple[str, str, str]] = set()
+    seen: dict[tuple[str, str, str], int] = {}
     for envelope in envelopes:
         if envelope.not_before is not None and envelope.not_before > now:
             private = {FROM: [envelope.exchange, envelope.routing_key or envelope.queue]}
@@ -59,16 +67,16 @@ def drafts(envelopes: Iterable[Envelope], topology: Topology, now: float) -> lis
             found.append(to_queue(envelope.queue, *encode(envelope.blob, envelope.priority)))
             continue
         name = (envelope.id, exchange, envelope.routing_key)
-        if name in seen:
-            continue
-        seen.add(name)
         known = topology.find_exchange(exchange)
-        needs = ("queue", envelope.queue)
         fanout = known is not None and known.type == "fanout"
-        if fanout:
-            needs = ("exchange", exchange)
+        # every worker declares its own queue at a fanout: ours would be read by nobody
+        need = ("exchange", exchange) if fanout else ("queue", envelope.queue)
+        if (place := seen.get(name)) is not None:
+            found[place] = found[place]._replace(also=(*found[place].also, need))
+            continue
+        seen[name] = len(found)
         header, body = encode(envelope.blob, envelope.priority)
-        found.append(Draft(exchange, envelope.routing_key, header, body, needs, mandatory=not fanout))
+        found.append(Draft(exchange, envelope.routing_key, header, body, need, mandatory=not fanout))
     return found
 
 

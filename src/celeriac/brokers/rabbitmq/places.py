@@ -78,8 +78,9 @@ class Places:
         keys = [names.parked(queue, key) for name, key in self._notes.keys if name == queue]
         dead = names.fitting(names.DEAD, queue)
         ready, buried, *waiting = await self.length(queue, dead, *keys)
-        scheduled = sum((await self._ladder()).values())
-        if 0 < scheduled <= COUNTED:
+        ladder = await self._ladder()
+        scheduled = sum(ladder.values())
+        if ladder and scheduled <= COUNTED:
             async with self.looking(Place.SCHEDULED, queue, COUNTED) as look:
                 scheduled = len(look.found)
         return Counts(
@@ -108,7 +109,7 @@ class Places:
         channel: Channel | None = None
         try:
             for name, key, count in await self._queues(where, queue):
-                count = min(count + (where is not Place.SCHEDULED), most - len(found))
+                count = min(count + 1, most - len(found))
                 if count <= 0:
                     continue
                 if channel is None:
@@ -121,8 +122,7 @@ class Places:
                     events = [await channel.wait(future) for future in asked]
                     messages = [got(event, queue)[0] for event in events if event.which == M.GET_OK]
                     found += [(message, key) for message in messages]
-                    more = where is not Place.SCHEDULED and len(messages) == len(events)
-                    count = min(_ROUND, most - len(found)) if more else 0
+                    count = min(_ROUND, most - len(found)) if len(messages) == len(events) else 0
             if where is Place.SCHEDULED:
                 found = [entry for entry in found if entry[0].private.get(TO) == queue]
                 found.sort(key=lambda entry: entry[0].due)

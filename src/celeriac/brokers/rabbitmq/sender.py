@@ -52,7 +52,7 @@ class RabbitmqSender:
 
     def _send(self, connection: Connection, batch: Sequence[Draft], deadline: float) -> list[str]:
         version, largest = connection.session.version, connection.session.frame
-        for need in (*self.topology.replies, *(draft.needs for draft in batch)):
+        for need in (*self.topology.replies, *(need for draft in batch for need in draft.needs)):
             if need not in connection.known:
                 connection.many(declaration(need, self.topology, version), deadline)
                 connection.known.add(need)

@@ -120,11 +120,11 @@ class Topology:
             self.consumer_timeout = -1.0
         if self.consumer_timeout < 0:
             raise ImproperlyConfigured(f"consumer_timeout must be a number of seconds (0: none), not {value!r}")
-        self.celery_ladder = Ladder(
-            CELERY_DELAYED, CELERY_DUE, 28, 1.0, quorum=options.get("delayed_queue_type", "quorum") == "quorum"
-        )
-        self.ladder = Ladder(DELAYED, OUR_DUE, 24, 0.05)
-        """Ours: shorter steps, for any queue. 9.7 days in one go; longer ones go through it again."""
+        quorum = options.get("delayed_queue_type", "quorum") == "quorum"
+        self.celery_ladder = Ladder(CELERY_DELAYED, CELERY_DUE, 28, 1.0, quorum)
+        self.ladder = Ladder(DELAYED, OUR_DUE, 24, 0.05, quorum)
+        """Ours: shorter steps, for any queue. 9.7 days in one go; longer ones go through it again. Of quorum queues: a
+        classic one may lose what it hands on while its node is killed."""
 
     @property
     def replies(self) -> list[tuple[str, str]]:

@@ -244,7 +244,3 @@ class Pool:
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
-
-    def after_fork(self) -> None:
-        """This is a forked child: another thread may have held the lock."""
-        self._lock = threading.Lock()

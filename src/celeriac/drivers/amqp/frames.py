@@ -44,8 +44,6 @@ class M(IntEnum):
     QUEUE_BIND_OK = 50 << 16 | 21
     PURGE = 50 << 16 | 30
     PURGE_OK = 50 << 16 | 31
-    QUEUE_DELETE = 50 << 16 | 40
-    QUEUE_DELETE_OK = 50 << 16 | 41
     QOS = 60 << 16 | 10
     QOS_OK = 60 << 16 | 11
     CONSUME = 60 << 16 | 20
@@ -113,11 +111,6 @@ def queue_declare(
 def bind(target: str, source: str, routing_key: str, arguments: Mapping[str, Any] | None = None) -> bytes:
     """Of QUEUE_BIND and EXCHANGE_BIND: `target` is a queue, or an exchange."""
     return b"\x00\x00" + short(target) + short(source) + short(routing_key) + b"\x00" + table(arguments or {})
-
-
-def queue_delete(name: str, *, if_unused: bool = False, if_empty: bool = False) -> bytes:
-    """Of QUEUE_DELETE."""
-    return b"\x00\x00" + short(name) + _bits(if_unused, if_empty, False)
 
 
 def purge(name: str) -> bytes:
