@@ -102,7 +102,7 @@ def test_the_environment_beats_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"broker": "amqp://h:notaport"}, "port"),
         ({"broker": "amqp://h;nonsense://h"}, "nonsense is no RabbitMQ URL"),
         ({"broker": "nonsense://h"}, "broker_url: the scheme 'nonsense' is unknown"),
-        ({"broker": "memory://", "backend": "rpc://"}, "result_backend: the RPC backend"),
+        ({"broker": "memory://", "backend": "rpc://"}, "rpc:// needs RabbitMQ as broker"),
         ({"broker": "db+postgresql://h"}, "broker_url: SQLAlchemy"),
         ({"broker": "memory://", "backend": "db+oracle://h"}, "no results are kept in 'oracle'"),
         ({"broker": "memory://", "backend": "db+sqlite://"}, "can't be shared by processes"),

@@ -13,7 +13,7 @@ queue = sys.argv[1]
 sent = [tasks.add.apply_async((1, 2), queue=queue) for _ in range(10)]
 bad = tasks.fails.apply_async(("why",), queue=queue)
 flaky = tasks.flaky.apply_async((1,), queue=queue)
-found = {"add": [result.get(timeout=20) for result in sent]}
+found: dict[str, object] = {"add": [result.get(timeout=20) for result in sent]}
 try:
     bad.get(timeout=20)
 except Exception as error:

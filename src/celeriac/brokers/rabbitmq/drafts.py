@@ -53,7 +53,8 @@ def drafts(envelopes: Iterable[Envelope], topology: Topology, now: float) -> lis
             found.append(waiting(envelope.queue, envelope.not_before - now, header, body, topology))
             continue
         exchange = envelope.exchange
-        short(envelope.queue), short(exchange), short(envelope.routing_key)  # raises what would break a whole batch
+        for text in (envelope.queue, exchange, envelope.routing_key):
+            short(text)  # raises what would break a whole batch
         if not exchange:
             found.append(to_queue(envelope.queue, *encode(envelope.blob, envelope.priority)))
             continue

@@ -1,8 +1,8 @@
 """The asyncio side: one connection with its channels. Many calls share a channel; answers come in the order of the
 questions. What is written in one turn of the loop by one call goes out in one piece.
 
-A server that stops answering is noticed: both sides send heartbeats, silence of two of them ends the connection, and
-every question has a deadline.
+A server that stops answering is noticed: both sides send heartbeats, silence ends the connection, and every question
+has a deadline.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ log = logging.getLogger("celeriac.rabbitmq")
 WINDOW = 1000
 """Messages that wait for their confirmation at most."""
 WINDOW_BYTES = 8 << 20
+MISSED = 1.5
+"""Heartbeat intervals of silence that end a connection. The server says something twice in each."""
 PATIENCE = 15.0
 """Seconds without a confirmation after which a publish is given up; not counted while the server blocks us."""
 
@@ -457,14 +459,14 @@ class Connection(asyncio.Protocol):
             return
         interval, now = self.session.heartbeat, self.loop.time()
         silent = now - self._heard
-        if silent >= 2 * interval:
+        if silent >= MISSED * interval:
             error = OperationalError(f"{self.server.describe()}: no answer, not even a heartbeat, for {silent:.0f} s")
             self.fail(error)
             return
         if now - self._said >= interval / 2.2 and self._transport is not None:
             self._said = now
             self._transport.write(HEARTBEAT_FRAME)
-        self._timer = self.loop.call_later(interval / 2, self._beat)
+        self._timer = self.loop.call_later(interval / 4, self._beat)
 
 
 class Link:

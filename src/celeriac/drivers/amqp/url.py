@@ -19,7 +19,7 @@ CONNECT_TIMEOUT = 5.0
 REPLY_TIMEOUT = 10.0
 """Seconds after which a server that does not answer is given up."""
 HEARTBEAT = 8
-"""Seconds; twice as many without a byte end a connection, on either side."""
+"""Seconds; the server ends a connection that is silent for twice as long, we after one and a half."""
 
 _SECURE = frozenset({"amqps", "pyamqps"})
 _SCHEMES = frozenset({"amqp", "pyamqp", "librabbitmq"}) | _SECURE
