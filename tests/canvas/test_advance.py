@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celeriac.canvas import advance
+from celeriac.canvas import advance, tree
 from celeriac.errors import InvalidTaskError
 from celeriac.wire.task import TaskMessage
 
@@ -293,3 +293,13 @@ def test_planning_is_total_and_repeatable(callbacks: list[Any], steps: list[Any]
     assert len(set(places)) == len(places)
     for step in first.steps:
         TaskMessage(**step.fields)
+
+
+def test_the_first_task_of_a_body_is_told_of_its_chord() -> None:
+    """Where the body is a chain that a task begins; a chain that a chord begins is told as a whole. As in Celery."""
+    first, last = sig("first", link_error=[sig("told")]), sig("last")
+    first["options"]["task_id"], last["options"]["task_id"] = "1", "2"
+    assert advance.first_errors(tree.chain([first, last], task_id="2")) == [("1", [sig("told")])]
+    head = tree.group([sig("a")], task_id="g")
+    begins = tree.chain([tree.chord(head, first, task_id="1"), last], task_id="2")
+    assert advance.first_errors(begins) == [("2", [sig("told")])]

@@ -177,12 +177,15 @@ def fails_with(signatures: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def first_errors(signature: Signature) -> list[tuple[str, list[Any]]]:
-    """`(id, error links)` of the tasks with which a signature would have begun."""
+    """`(id, error links)` of the tasks with which a signature would have begun. Error links of what a chain begins with
+    are told of the chain, unless that is a task: then the chain is no more than its steps, as in Celery."""
     what = tree.kind(signature)
     own = tree.options(signature)
     if what == tree.CHAIN:
-        found = first_errors(tree.tasks(signature)[0])
-        return [(own.get("task_id") or found[0][0], found[0][1])] if len(found) == 1 else found
+        first = tree.tasks(signature)[0]
+        found = first_errors(first)
+        whole = own.get("task_id")
+        return [(whole, found[0][1])] if whole and len(found) == 1 and tree.kind(first) else found
     if what == tree.GROUP:
         return [each for member in tree.tasks(signature) for each in first_errors(member)]
     if what == tree.CHORD:
