@@ -36,6 +36,10 @@ class FreezeProxy:
         """A Redis URL of database 0 through this proxy."""
         return f"redis://127.0.0.1:{self.port}/0"
 
+    def instead_of(self, url: str) -> str:
+        """A URL of the server, with this proxy's port in the place of its own."""
+        return url.replace(f":{self._target}/", f":{self.port}/")
+
     @property
     def connections(self) -> int:
         """How many connections pass now; frozen ones don't count."""

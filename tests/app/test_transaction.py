@@ -113,7 +113,7 @@ def test_other_drivers(app: Celeriac, database: str) -> None:
 
 def test_two_apps(app: Celeriac, database: str) -> None:
     """A transaction is that of one app: another one sends as ever."""
-    with Celeriac("other", broker="memory://", backend="memory://") as other, psycopg.connect(database) as connection:
+    with Celeriac("other", broker="memory://two-apps") as other, psycopg.connect(database) as connection:
         with app.transaction(connection):
             other.send_task("x")
             app.tasks["add"].delay(1, 2)

@@ -26,14 +26,16 @@ POSTGRES_IN_SHORT = (
     "test_nothing_lost", "test_long_tasks", "test_schedule", "test_workflows", "test_layout", "test_crash_points",
     "test_transactions",
 )  # fmt: skip
-"""On PostgreSQL the other files, which have little to do with the broker, belong to the long form."""
+"""On PostgreSQL the other files, which have little to do with the broker, belong to the long form; and of tests that
+differ by these words only, one is in the short form."""
+ALIKE_ON_POSTGRES = frozenset({"threads", "asyncio", "solo", "stamped", "unknown", "limit", "revoked", "two servers"})
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the full forms out unless `-m` speaks of them."""
     for item in items:
-        on_postgres = "postgres" in item.name.partition("[")[2].rstrip("]").split("-")
-        if on_postgres and item.path.stem not in POSTGRES_IN_SHORT:
+        words = set(item.name.partition("[")[2].rstrip("]").split("-"))
+        if "postgres" in words and (item.path.stem not in POSTGRES_IN_SHORT or words & ALIKE_ON_POSTGRES):
             item.add_marker(pytest.mark.full)
     if "full" in str(config.option.markexpr):
         return

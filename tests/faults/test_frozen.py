@@ -13,7 +13,7 @@ import pytest
 
 from celeriac import Celeriac
 from celeriac.errors import OperationalError
-from tests.faults.conftest import MakeSite
+from tests.faults.conftest import MakeSite, Server
 from tests.faults.kit import forms, until
 from tests.proxy import FreezeProxy
 from tests.servers import RedisServer
@@ -21,12 +21,12 @@ from tests.servers import RedisServer
 
 @forms("freezes", 1, 10, timeout=900)
 def test_a_frozen_worker_consumes_again_within_twenty_seconds(
-    redis: RedisServer, make_site: MakeSite, freezes: int, figures: dict[str, Any]
+    server: Server, make_site: MakeSite, freezes: int, figures: dict[str, Any]
 ) -> None:
     """Connections freeze under load: consuming again in 20 s, one WARNING for each freeze, nothing lost or repeated
     without need."""
-    with FreezeProxy(redis.port) as proxy:
-        site = make_site(redis.url, lease=30.0, through=proxy.url)
+    with FreezeProxy(server.port) as proxy:
+        site = make_site(server.url, lease=30.0, through=proxy.instead_of(server.url))
         worker = site.worker("-c", "2")
         slowest = 0.0
         for number in range(freezes):
@@ -45,10 +45,10 @@ def test_a_frozen_worker_consumes_again_within_twenty_seconds(
         assert not site.dead()
 
 
-def test_an_idle_worker_notices_a_freeze(redis: RedisServer, make_site: MakeSite) -> None:
+def test_an_idle_worker_notices_a_freeze(server: Server, make_site: MakeSite) -> None:
     """Nothing was under way when the connections froze: what is sent later is found within 20 s all the same."""
-    with FreezeProxy(redis.port) as proxy:
-        site = make_site(redis.url, lease=30.0, through=proxy.url)
+    with FreezeProxy(server.port) as proxy:
+        site = make_site(server.url, lease=30.0, through=proxy.instead_of(server.url))
         worker = site.worker("-c", "1")
         site.send("work")
         site.wait_finished(10.0)
@@ -59,10 +59,10 @@ def test_an_idle_worker_notices_a_freeze(redis: RedisServer, make_site: MakeSite
         assert worker.terminate() == 0
 
 
-def test_a_long_task_survives_a_freeze(redis: RedisServer, make_site: MakeSite) -> None:
+def test_a_long_task_survives_a_freeze(server: Server, make_site: MakeSite) -> None:
     """A task that runs through the freeze is completed once, by its own worker, with another one standing by."""
-    with FreezeProxy(redis.port) as proxy:
-        site = make_site(redis.url, lease=30.0, through=proxy.url)
+    with FreezeProxy(server.port) as proxy:
+        site = make_site(server.url, lease=30.0, through=proxy.instead_of(server.url))
         site.worker("-c", "1")
         task = site.send("work", 8.0)
         site.wait_started(task)
@@ -73,13 +73,13 @@ def test_a_long_task_survives_a_freeze(redis: RedisServer, make_site: MakeSite) 
         assert site.documents([task])[task]["status"] == "SUCCESS"
 
 
-def test_delay_raises_within_its_deadline(redis: RedisServer) -> None:
+def test_delay_raises_within_its_deadline(server: Server) -> None:
     """A server that accepts and never answers: `delay()` raises after 5 s at the latest, on a warm connection and on a
     new one, and works again afterwards."""
-    app = Celeriac("frozen", broker=redis.url, backend=redis.url)
-    new = Celeriac("frozen", broker=redis.url, backend=redis.url)
+    app = Celeriac("frozen", broker=server.url, backend=server.url)
+    new = Celeriac("frozen", broker=server.url, backend=server.url)
     app.send_task("tasks.work")
-    redis.stop_process()
+    server.stop_process()
     try:
         with ThreadPoolExecutor(2) as threads:
             began = time.monotonic()
@@ -88,7 +88,7 @@ def test_delay_raises_within_its_deadline(redis: RedisServer) -> None:
                     sending.result(10.0)
                 assert time.monotonic() - began < 5.5
     finally:
-        redis.cont()
+        server.cont()
     app.send_task("tasks.work", task_id=str(uuid4()))
 
 

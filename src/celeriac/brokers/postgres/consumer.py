@@ -275,6 +275,8 @@ class PostgresConsumer:
         return await self._lines.ear.run(
             "SELECT stood, now FROM celeriac_1_renew($1::text, $2::bigint, $3)",
             (self._epoch, int(self._lease * 1e6), numbers),
+            # a dead connection is to be noticed well before the lease ends
+            min(self._lines.site.timeout, max(2.0, self._lease / 6)),
         )
 
     async def renew(self, running: Sequence[Receipt]) -> bool:

@@ -134,8 +134,12 @@ async def tidy(line: Line, dead_limit: int) -> None:
     end = time.monotonic() + _BUDGET
     for table, column, late in _TABLES:
         statement = _OVER.format(table=table, column=column, late=late)
-        while len(await line.run(statement, (), LONG)) == 5000 and time.monotonic() < end:
-            pass
+        gone = found = len(await line.run(statement, (), LONG))
+        while found == 5000 and time.monotonic() < end:
+            found = len(await line.run(statement, (), LONG))
+            gone += found
+        if gone >= _VACUUM_AFTER:
+            await line.run(f"VACUUM (TRUNCATE FALSE) {table}", (), LONG)
     while len(await line.run(_CHORDS, (), LONG)) == 1000 and time.monotonic() < end:
         pass
     await line.run(_REPLIES, (REPLIES,), LONG)
