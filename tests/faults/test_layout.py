@@ -16,7 +16,7 @@ from tests.servers import command
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "internals.md"
 
 
-LAYOUTS = {"redis": 1, "sqlite": 2, "postgresql": 1}
+LAYOUTS = {"redis": 1, "sqlite": 3, "postgresql": 1}
 
 
 def _kind(site: Site) -> str:
