@@ -18,7 +18,7 @@ from tests.faults.crashing import LEASE, Flow, Played, Sent, play
 from tests.faults.kit import forms
 from tests.servers import RedisServer, redis_server
 
-AT_ONCE = 12
+AT_ONCE = 8
 """Runs beside each other: nearly all of their time is waiting for a lease to end."""
 Settings = Callable[[], dict[str, Any]]
 
@@ -66,7 +66,7 @@ def failing_last(app: Celeriac) -> Sent:
     )
     result = whole()
     first = result.parent.parent.results[1].parent
-    return Sent({result.id: "FAILURE", result.parent.id: "FAILURE"}, [result.id, first.id])
+    return Sent({result.id: "FAILURE", result.parent.id: "FAILURE"}, [result.parent.id, first.id])
 
 
 def in_chain(app: Celeriac) -> Sent:
