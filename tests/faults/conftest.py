@@ -46,15 +46,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show the figures, and keep those of full runs."""
+    """Show the figures, and keep those of full runs that have passed."""
     measured = [(name, figures) for name, figures in _figures if len(figures) > 1]
     if not measured:
         return
     terminalreporter.section("figures of the fault tests")
     for name, figures in measured:
         terminalreporter.write_line(f"{name}: " + ", ".join(f"{key} {value}" for key, value in figures.items()))
+    passed = {report.nodeid.rpartition("::")[2] for report in terminalreporter.getreports("passed")}
     if path := os.environ.get("CELERIAC_PROOFS"):
-        keep(Path(path), measured)
+        keep(Path(path), [(name, figures) for name, figures in measured if name in passed])
 
 
 def keep(page: Path, measured: list[tuple[str, dict[str, Any]]]) -> None:
