@@ -359,15 +359,20 @@ class PostgresServer:
         """The process ids of the server and of all that it has started."""
         return [self.pid, *(child.pid for child in psutil.Process(self.pid).children(recursive=True))]
 
+    def _signal(self, which: signal.Signals) -> None:
+        # The server comes first: frozen it starts nobody new, awake it may bury one of them before his turn.
+        os.kill(self.pid, which)
+        for pid in self.backends()[1:]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, which)
+
     def stop_process(self) -> None:
         """Freeze the server and its processes (SIGSTOP): connections stay open and nothing answers."""
-        for pid in self.backends():
-            os.kill(pid, signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def cont(self) -> None:
         """Thaw them (SIGCONT)."""
-        for pid in self.backends():
-            os.kill(pid, signal.SIGCONT)
+        self._signal(signal.SIGCONT)
 
     def close(self) -> None:
         """Stop the server and remove its data. Safe to call twice."""
