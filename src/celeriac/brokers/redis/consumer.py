@@ -7,8 +7,9 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -38,11 +39,15 @@ log = logging.getLogger("celeriac.redis")
 
 LONGEST_WAIT = 30.0
 """Seconds after which a wait ends even if nothing was told: a lost invalidation costs no more."""
+AWAKE = 0.0006
+"""Seconds for which an idle worker looks for the answer to a claim without sleeping, where answers come within it."""
 POLL = 1.0
 """Seconds between looks where the server refuses to tell of every list."""
 RUNNING_KEPT = 86_400
 """Seconds that the marks of running receipts outlive the last renewal."""
 
+
+_let_others_run: Callable[[], object] = getattr(os, "sched_yield", partial(time.sleep, 0))
 
 _Ahead = tuple[Grab, str, int, "asyncio.Future[Any]"]
 
@@ -67,6 +72,8 @@ class RedisConsumer:
         """Messages were asked for, the lists were found empty, and nothing was asked since."""
         self._ahead: _Ahead | None = None
         """What was sent when a push came, before the worker asked: the grab, its tag, the rings until then."""
+        self._near = True
+        """The last answer to such a claim came within AWAKE."""
         self._next_due: float | None = None
         """When something of any queue is due, by the server's clock, as the last whole cycle has said."""
         self._turn = 0
@@ -146,9 +153,23 @@ class RedisConsumer:
         self._idle = False
         self._cycles += 1
         tag = rung[0].tag(f"{self._name}{self._cycles}-")
+        since = time.monotonic()
         answer = hot.send(rung[0].packed(tag))
-        answer.add_done_callback(_look_away)
+        answer.add_done_callback(partial(self._came, since))
         self._ahead = (rung[0], tag, self._rings, answer)
+        if self._near:
+            self._stay_awake(answer, since)
+
+    def _stay_awake(self, answer: asyncio.Future[Any], since: float) -> None:
+        """Keep the loop from sleeping until the answer is here: a halted processor takes as long to wake."""
+        if not answer.done() and time.monotonic() - since < AWAKE:
+            _let_others_run()  # the server may be waiting for this very processor
+            asyncio.get_running_loop().call_soon(self._stay_awake, answer, since)
+
+    def _came(self, since: float, answer: asyncio.Future[Any]) -> None:
+        self._near = time.monotonic() - since < AWAKE
+        if not answer.cancelled():
+            answer.exception()  # nobody may come for it any more; a failure breaks the connection by itself
 
     async def _claimed_ahead(self, hot: AsyncConnection, ahead: _Ahead) -> Turn:
         grab, tag, rings, answer = ahead
@@ -409,9 +430,3 @@ def _verdict(told: bytes | list[bytes]) -> Verdict:
 def _new_name() -> str:
     """Begins the tags of one consumer: never used twice, and later ones sort behind earlier ones."""
     return f"{int(time.time() * 1000):011x}{os.urandom(3).hex()}-"
-
-
-def _look_away(answer: asyncio.Future[Any]) -> None:
-    """Nobody may come for an answer any more; its failure breaks the connection by itself."""
-    if not answer.cancelled():
-        answer.exception()
