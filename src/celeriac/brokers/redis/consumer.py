@@ -19,6 +19,7 @@ from celeriac.brokers.redis.claiming import Grab, Plan, deliver
 from celeriac.brokers.redis.control import Control
 from celeriac.brokers.redis.doorbell import Doorbell
 from celeriac.brokers.redis.settling import settle, settle_one_by_one
+from celeriac.drivers.pipe import LONGEST_PENALTY
 from celeriac.drivers.redis.aio import AsyncConnection
 from celeriac.drivers.redis.protocol import failure
 from celeriac.drivers.redis.script import unknown
@@ -40,7 +41,7 @@ log = logging.getLogger("celeriac.redis")
 LONGEST_WAIT = 30.0
 """Seconds after which a wait ends even if nothing was told: a lost invalidation costs no more."""
 AWAKE = 0.0006
-"""Seconds for which an idle worker looks for the answer to a claim without sleeping, where answers come within it."""
+"""Seconds for which an idle worker looks for the answer to a claim without sleeping."""
 POLL = 1.0
 """Seconds between looks where the server refuses to tell of every list."""
 RUNNING_KEPT = 86_400
@@ -72,8 +73,8 @@ class RedisConsumer:
         """Messages were asked for, the lists were found empty, and nothing was asked since."""
         self._ahead: _Ahead | None = None
         """What was sent when a push came, before the worker asked: the grab, its tag, the rings until then."""
-        self._near = True
-        """The last answer to such a claim came within AWAKE."""
+        self._penalty = self._slept = 0
+        """Claims after which the loop is not kept awake, and how many of them were."""
         self._next_due: float | None = None
         """When something of any queue is due, by the server's clock, as the last whole cycle has said."""
         self._turn = 0
@@ -155,21 +156,24 @@ class RedisConsumer:
         tag = rung[0].tag(f"{self._name}{self._cycles}-")
         since = time.monotonic()
         answer = hot.send(rung[0].packed(tag))
-        answer.add_done_callback(partial(self._came, since))
+        answer.add_done_callback(_look_away)
         self._ahead = (rung[0], tag, self._rings, answer)
-        if self._near:
+        if self._slept >= self._penalty:
+            self._slept = 0
             self._stay_awake(answer, since)
+        else:
+            self._slept += 1
 
     def _stay_awake(self, answer: asyncio.Future[Any], since: float) -> None:
-        """Keep the loop from sleeping until the answer is here: a halted processor takes as long to wake."""
-        if not answer.done() and time.monotonic() - since < AWAKE:
+        """Keep the loop from sleeping until the answer is here: a halted processor takes as long to wake. Where that is
+        in vain (a server far away, processors that others want), it is tried ever more seldom."""
+        if answer.done():
+            self._penalty = 0
+        elif time.monotonic() - since < AWAKE:
             _let_others_run()  # the server may be waiting for this very processor
             asyncio.get_running_loop().call_soon(self._stay_awake, answer, since)
-
-    def _came(self, since: float, answer: asyncio.Future[Any]) -> None:
-        self._near = time.monotonic() - since < AWAKE
-        if not answer.cancelled():
-            answer.exception()  # nobody may come for it any more; a failure breaks the connection by itself
+        else:
+            self._penalty = min(LONGEST_PENALTY, 2 * self._penalty or 1)
 
     async def _claimed_ahead(self, hot: AsyncConnection, ahead: _Ahead) -> Turn:
         grab, tag, rings, answer = ahead
@@ -430,3 +434,9 @@ def _verdict(told: bytes | list[bytes]) -> Verdict:
 def _new_name() -> str:
     """Begins the tags of one consumer: never used twice, and later ones sort behind earlier ones."""
     return f"{int(time.time() * 1000):011x}{os.urandom(3).hex()}-"
+
+
+def _look_away(answer: asyncio.Future[Any]) -> None:
+    """Nobody may come for an answer any more; its failure breaks the connection by itself."""
+    if not answer.cancelled():
+        answer.exception()
