@@ -7,12 +7,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from celeriac.errors import EncodeError, OperationalError, RefusedError
-from celeriac.model.message import Completion, Dead, Demand, Return, Verdict
+from celeriac.model.message import Completion, Dead, Demand, Return, Turn, Verdict
 from celeriac.pools.memory import trim
 from celeriac.ports import Broker, Consumer, ResultBackend
 from celeriac.worker.dispatch import Dispatch
@@ -93,8 +94,12 @@ class Session:
     async def _cycles(self, consumer: Consumer) -> None:
         outbox, dispatch, kick = self.dispatch.outbox, self.dispatch, self.kick
         drained = False
+        came: Turn | None = None
         while True:
-            want = dispatch.want() if self.accepting else 0
+            if came is not None and not outbox:
+                await self._admit(came)
+                came = None
+            want = dispatch.want(len(came.deliveries) if came is not None else 0) if self.accepting else 0
             if dispatch.joins.waiting and self.backend is not None:
                 await dispatch.joins.fetch(self.backend)
             if not outbox and (not want or drained) and not consumer.ahead:
@@ -106,39 +111,68 @@ class Session:
                 want, dispatch.offering = 0, False
             parked = dispatch.buckets.demand() if want else {}
             finished, held, uncertain = outbox.take(BATCH)
-            settle: Sequence[Completion] = finished
-            early: dict[int, Verdict] = {}
-            refused: dict[int, Verdict] = {}
+            asked = self._ask(consumer, finished, Demand(want, parked=parked))
             try:
-                if self.together:
-                    settle = [await self._fresh(c) if c.parts and c.chords else c for c in finished]
-                elif finished:
-                    settle, early, refused = await self._elsewhere(consumer, finished)
-                turn = await consumer.cycle(settle, Demand(want, parked=parked))
+                if came is None:
+                    turn, verdicts = await asked
+                else:
+                    turn, verdicts = await self._meanwhile(asked, came)
             except BaseException:
                 outbox.put_back(finished, held)
                 raise
-            if finished:
-                verdicts = turn.verdicts
-                if early:
-                    rest = iter(verdicts)
-                    verdicts = [early[n] if n in early else next(rest) for n in range(len(finished))]
-                if refused:
-                    verdicts = [refused.get(n, each) if each.ok else each for n, each in enumerate(verdicts)]
-                self._verdicts(finished, held, verdicts, uncertain)
+            self._verdicts(finished, held, verdicts, uncertain)
             if turn.now:
                 self._offset = turn.now - time.time()
             if turn.cancelled != self._cancel_version:
                 await self._read_cancelled()
-            if turn.deliveries:
-                dispatch.admit(turn.deliveries, turn.now)
-                if dispatch.doubtful:
-                    await self._resume(turn.now)
-                dispatch.feed()
-            if parked:
-                dispatch.buckets.claimed(parked)
             self._next_due = turn.next_due
             drained = want > 0 and len(turn.deliveries) < want and not turn.more
+            came = turn if turn.deliveries else None
+            if parked:
+                if came is not None:
+                    await self._admit(came)
+                    came = None
+                dispatch.buckets.claimed(parked)
+
+    async def _ask(
+        self, consumer: Consumer, finished: list[Completion], want: Demand
+    ) -> tuple[Turn, Sequence[Verdict]]:
+        """One cycle, with what belongs to it where broker and result backend are two servers."""
+        if self.together:
+            settle = [await self._fresh(c) if c.parts and c.chords else c for c in finished]
+            turn = await consumer.cycle(settle, want)
+            return turn, turn.verdicts
+        if not finished:
+            return await consumer.cycle(finished, want), ()
+        settle, early, refused = await self._elsewhere(consumer, finished)
+        turn = await consumer.cycle(settle, want)
+        verdicts = turn.verdicts
+        if early:
+            rest = iter(verdicts)
+            verdicts = [early[n] if n in early else next(rest) for n in range(len(finished))]
+        if refused:
+            verdicts = [refused.get(n, each) if each.ok else each for n, each in enumerate(verdicts)]
+        return turn, verdicts
+
+    async def _meanwhile(
+        self, asked: Coroutine[Any, Any, tuple[Turn, Sequence[Verdict]]], came: Turn
+    ) -> tuple[Turn, Sequence[Verdict]]:
+        """Send what is finished first, and take up what came before while the server works on that."""
+        under_way = asyncio.ensure_future(asked)
+        try:
+            await asyncio.sleep(0)
+            await self._admit(came)
+            return await under_way
+        except BaseException:
+            under_way.cancel()
+            await asyncio.gather(under_way, return_exceptions=True)
+            raise
+
+    async def _admit(self, came: Turn) -> None:
+        self.dispatch.admit(came.deliveries, came.now)
+        if self.dispatch.doubtful:
+            await self._resume(came.now)
+        self.dispatch.feed()
 
     def _verdicts(
         self, finished: list[Completion], held: list[Held | None], verdicts: Sequence[Verdict], uncertain: int
