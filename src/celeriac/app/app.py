@@ -343,9 +343,7 @@ class Celeriac(Making):
         self.wiring.use_parent(link)
         self._restamp()
 
-    async def awatch(
-        self, backend: Results, ids: Sequence[str], timeout: float | None
-    ) -> AsyncGenerator[Record, None]:
+    async def awatch(self, backend: Results, ids: Sequence[str], timeout: float | None) -> AsyncGenerator[Record, None]:
         """The records of these ids as they are and as they change; ends after `timeout` seconds."""
         import asyncio
 

@@ -6,14 +6,19 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
 
 from celeriac.drivers.postgres import calls
 from celeriac.drivers.postgres.blocking import Blocking
-from celeriac.drivers.postgres.failures import is_about_values, reason_of
+from celeriac.drivers.postgres.failures import is_about_values, is_in_the_way, reason_of
 from celeriac.drivers.postgres.site import parse
 from celeriac.errors import CeleryError, EncodeError, OperationalError
 from celeriac.model.message import Envelope
+
+PIECE = 250
+"""Messages of a stream that the server gets together."""
 
 
 class _Ticket:
@@ -40,13 +45,16 @@ class PostgresSender:
         self._lock = threading.Lock()
         self._tickets: deque[_Ticket] = deque()
 
+    def _look_for_fork(self) -> None:
+        if self._pid != os.getpid():
+            self._reset()  # another thread may have held the lock when we were forked
+
     def publish(self, envelopes: Sequence[Envelope], timeout: float) -> None:
         """Hand over envelopes within `timeout` seconds. On return they are committed. Raises OperationalError, or
         EncodeError for an envelope that no database can keep."""
         if not envelopes:
             return
-        if self._pid != os.getpid():
-            self._reset()  # another thread may have held the lock when we were forked
+        self._look_for_fork()
         deadline = time.monotonic() + timeout
         ticket = _Ticket(envelopes)
         self._tickets.append(ticket)
@@ -65,6 +73,33 @@ class PostgresSender:
             self._lock.release()
         if ticket.failure is not None:
             raise ticket.failure
+
+    def stream(self, envelopes: Iterator[Envelope], timeout: float) -> None:
+        """See ports.StreamingSender. All of them are committed together, or none."""
+        self._look_for_fork()
+        deadline = time.monotonic() + timeout
+        made: list[Envelope] = []
+
+        def pieces() -> Iterator[tuple[Any, ...]]:
+            while piece := list(islice(envelopes, PIECE)):
+                made.extend(piece)
+                yield calls.publish(piece).parameters
+
+        if not self._lock.acquire(timeout=max(timeout, 0.0)):
+            raise OperationalError(f"{self.site.shown}: other threads kept this one waiting for {timeout:g} s")
+        try:
+            self._connection.stream(calls.PUBLISH, pieces(), max(deadline - time.monotonic(), 0.001))
+            return
+        except OperationalError as error:
+            if not is_in_the_way(error.__cause__):
+                raise
+        except Exception as error:
+            if not is_about_values(error):
+                raise
+            raise EncodeError(f"a message can't be stored: {reason_of(error)}") from error
+        finally:
+            self._lock.release()
+        self.publish([*made, *envelopes], deadline - time.monotonic())
 
     def _lead(self, own: _Ticket, deadline: float) -> None:
         """Commit all that waits. Whose deadline is later than ours tries again itself after a failure."""

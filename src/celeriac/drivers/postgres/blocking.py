@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from celeriac.drivers.postgres import layout
@@ -44,12 +44,8 @@ class Blocking:
     def run(self, statement: str, parameters: Sequence[Any] = (), timeout: float | None = None) -> Rows:
         """Run one statement in a transaction of its own, within `timeout` seconds in all. Returns its rows. Raises
         OperationalError, ImproperlyConfigured, or what `failures.is_about_values`, nothing done."""
-        seconds = self.site.timeout if timeout is None else timeout
-        deadline = time.monotonic() + seconds
-        connection = self._ready_connection(deadline)
-        connection.deadline = deadline
-        tries = _TRIES
-        try:
+        with self._asking(timeout) as connection:
+            tries = _TRIES
             while True:
                 try:
                     return self._execute(connection, worded(statement, self.site), parameters)
@@ -57,6 +53,27 @@ class Blocking:
                     tries -= 1
                     if not tries or not is_in_the_way(error):
                         raise
+
+    def stream(self, statement: str, pieces: Iterable[Sequence[Any]], timeout: float) -> None:
+        """Run one statement for each of `pieces`, all in one transaction. The server works on one piece while the next
+        is made, where its connection lets it. Errors as of `run`; what another one got in the way of is not tried
+        again."""
+        with self._asking(timeout) as connection:
+            text = worded(statement, self.site)
+            ahead = not self.pooled and driver().can_pipeline()
+            with connection.pipeline() if ahead else nullcontext(), connection.transaction():
+                for piece in pieces:
+                    connection.execute(text, piece, binary=True)
+
+    @contextmanager
+    def _asking(self, timeout: float | None) -> Iterator[Any]:
+        """A connection with a deadline, and what its errors mean."""
+        seconds = self.site.timeout if timeout is None else timeout
+        deadline = time.monotonic() + seconds
+        connection = self._ready_connection(deadline)
+        connection.deadline = deadline
+        try:
+            yield connection
         except Late:
             self.close()
             raise OperationalError(f"{self.site.shown} did not answer within {seconds:g} s") from None

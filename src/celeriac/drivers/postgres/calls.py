@@ -15,6 +15,7 @@ from celeriac.model.message import Chord, Envelope, Fire, Part, Standing, Store
 
 UNOPENED = int(UNOPENED_SECONDS * 1e6)
 NOW = "SELECT celeriac_1_now()"
+PUBLISH = "SELECT celeriac_1_publish($1, $2, $3, $4, $5, $6, $7, false)"
 IDENTITY = """
 SELECT value, current_database(), pg_postmaster_start_time()::text FROM celeriac_state WHERE name = 'identity'
 """
@@ -104,7 +105,7 @@ def packed(found: Published) -> tuple[Any, ...]:
 def publish(envelopes: Iterable[Envelope]) -> Call:
     """Take envelopes in."""
     found, _ = columns(envelopes, remember=True)
-    return Call("SELECT celeriac_1_publish($1, $2, $3, $4, $5, $6, $7, false)", packed(found))
+    return Call(PUBLISH, packed(found))
 
 
 # Results

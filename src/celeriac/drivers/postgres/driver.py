@@ -27,6 +27,8 @@ class Driver(NamedTuple):
     AsyncRawCursor: Any
     alive: Any
     """The status of a connection that stands."""
+    can_pipeline: Any
+    """Whether this libpq sends before it has the answer to what was sent."""
 
     def adapt(self, connection: Any) -> None:
         """Let a connection send our arrays."""
@@ -65,7 +67,7 @@ def driver() -> Driver:
 
     return Driver(
         psycopg.Error, psycopg.DataError, Connection, AsyncConnection, psycopg.RawCursor, psycopg.AsyncRawCursor,
-        psycopg.pq.ConnStatus.OK,
+        psycopg.pq.ConnStatus.OK, psycopg.Pipeline.is_supported,
     )  # fmt: skip
 
 
