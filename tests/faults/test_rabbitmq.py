@@ -194,7 +194,7 @@ def test_reconnects_leave_memory_flat(rabbit: RabbitServer, times: int, figures:
                 while not (turn := await consumer.cycle((), Demand(1))).deliveries:
                     await consumer.wait()
                 await consumer.cycle([Completion(delivery.receipt) for delivery in turn.deliveries], Demand(0))
-                for link in (consumer._link, broker._core.link):  # type: ignore[attr-defined]
+                for link in (consumer.lease.link, broker._core.link):  # type: ignore[attr-defined]
                     if link.current is not None:
                         link.current.fail(OperationalError("cut"))
                 for held in sender._pool._idle:
