@@ -33,10 +33,12 @@ SCRIPT = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 class RabbitServer:
     """One RabbitMQ node. Entering starts it; leaving kills it and removes its data."""
 
-    def __init__(self, *, root: str | None = None, settings: str = "") -> None:
-        """`root`: a folder with another system. `settings`: more lines of rabbitmq.conf."""
+    def __init__(self, *, root: str | None = None, settings: str = "", beside: RabbitServer | None = None) -> None:
+        """`root`: a folder with another system. `settings`: more lines of rabbitmq.conf. `beside`: a node whose cluster
+        this one joins; it has to be left last."""
         self.root = os.environ.get("CELERIAC_RABBITMQ_ROOT", "") if root is None else root
         self._settings = settings
+        self._beside = beside
         self._inside = Path()
         """The data folder as the node sees it."""
         self.folder = Path()
@@ -50,6 +52,13 @@ class RabbitServer:
         self.folder = Path(tempfile.mkdtemp(prefix="celeriac-rabbit-", dir=temporary))
         self._inside = Path("/tmp") / self.folder.name if self.root else self.folder
         self.port, self.api_port, self._dist, self._epmd = (free_port() for _ in range(4))
+        settings = self._settings
+        if self._beside is not None:
+            self._epmd = self._beside._epmd
+            shutil.copy2(self._beside.folder / ".erlang.cookie", self.folder)
+            settings += "\ncluster_formation.peer_discovery_backend = classic_config"
+            for number, port in enumerate((self._beside.port, self.port)):
+                settings += f"\ncluster_formation.classic_config.nodes.{number + 1} = test{port}@localhost"
         if self.root:
             shutil.copy("/etc/hosts", self.root + "/etc/hosts")
         (self.folder / "enabled_plugins").write_text("[rabbitmq_management].\n")
@@ -57,7 +66,7 @@ class RabbitServer:
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\nloopback_users.guest = true\n"
             f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {self.api_port}\n"
             "vm_memory_calculation_strategy = allocated\n"  # a chroot may have no /proc
-            f"vm_memory_high_watermark.absolute = 1GB\ndisk_free_limit.absolute = 50MB\n{self._settings}\n"
+            f"vm_memory_high_watermark.absolute = 1GB\ndisk_free_limit.absolute = 50MB\n{settings}\n"
         )
         atexit.register(self.close)
         self.start()
@@ -188,7 +197,7 @@ class RabbitServer:
         atexit.unregister(self.close)
         self.kill9()
         for process in psutil.process_iter(["name"]):
-            if process.info["name"] == "epmd":
+            if process.info["name"] == "epmd" and self._beside is None:
                 try:
                     if process.environ().get("ERL_EPMD_PORT") == str(self._epmd):
                         process.kill()
@@ -198,6 +207,6 @@ class RabbitServer:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def rabbit_server(*, root: str | None = None, settings: str = "") -> RabbitServer:
+def rabbit_server(*, root: str | None = None, settings: str = "", beside: RabbitServer | None = None) -> RabbitServer:
     """A RabbitMQ node, to be entered with `with`."""
-    return RabbitServer(root=root, settings=settings)
+    return RabbitServer(root=root, settings=settings, beside=beside)

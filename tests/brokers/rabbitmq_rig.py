@@ -60,6 +60,6 @@ class RabbitmqRig(BrokerRig):
 
     async def cut(self, consumer: Consumer) -> None:
         assert isinstance(consumer, RabbitmqConsumer)
-        connection = consumer._link.current
+        connection = consumer.lease.link.current
         assert connection is not None
         connection.fail(connection.error())

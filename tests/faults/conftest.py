@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.faults.kit import Site, environment_seed
+from tests.rabbit import RabbitServer
 from tests.servers import PostgresServer, RedisServer, redis_server
 
 SHORT_SEED = 20261124
@@ -29,12 +30,28 @@ POSTGRES_IN_SHORT = (
 """On PostgreSQL the other files, which have little to do with the broker, belong to the long form; and of tests that
 differ by these words only, one is in the short form."""
 ALIKE_ON_POSTGRES = frozenset({"threads", "asyncio", "solo", "stamped", "unknown", "limit", "revoked", "two servers"})
+RABBITMQ_IN_SHORT = frozenset({
+    "test_workflows_survive_kills", "test_a_worker_dies_at_each_point",
+    "test_a_task_acknowledged_early_never_starts_twice",
+})  # fmt: skip
+"""On RabbitMQ, whose own faults are in test_rabbitmq, all others belong to the long form."""
+NOT_ON_RABBITMQ = frozenset({
+    "test_a_message_that_only_waits_is_not_counted", "test_a_stopped_worker_cannot_overwrite_a_result",
+    "test_one_poisoned_completion_leaves_the_others_alone",
+})  # fmt: skip
+"""They look at what is in flight, wait for a lease or break a layout; there is none of these."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the full forms out unless `-m` speaks of them."""
+    foreign = [item for item in items if _on_rabbitmq(item) and _name(item) in NOT_ON_RABBITMQ]
+    if foreign:
+        config.hook.pytest_deselected(items=foreign)
+        items[:] = [item for item in items if item not in foreign]
     for item in items:
         words = set(item.name.partition("[")[2].rstrip("]").split("-"))
+        if _on_rabbitmq(item) and _name(item) not in RABBITMQ_IN_SHORT:
+            item.add_marker(pytest.mark.full)
         if "postgres" in words and (item.path.stem not in POSTGRES_IN_SHORT or words & ALIKE_ON_POSTGRES):
             item.add_marker(pytest.mark.full)
     if "full" in str(config.option.markexpr):
@@ -43,6 +60,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if full:
         config.hook.pytest_deselected(items=full)
         items[:] = [item for item in items if not item.get_closest_marker("full")]
+
+
+def _name(item: pytest.Item) -> str:
+    return item.name.partition("[")[0]
+
+
+def _on_rabbitmq(item: pytest.Item) -> bool:
+    return "rabbitmq" in item.name.partition("[")[2].rstrip("]").split("-")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -106,12 +131,15 @@ def server(request: pytest.FixtureRequest) -> Server:
     return found
 
 
-@pytest.fixture(params=["sqlite", "redis", "postgres"])
+@pytest.fixture(params=["sqlite", "redis", "postgres", "rabbitmq"])
 def broker(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty broker: each kind in turn."""
     if request.param == "postgres":
         server: PostgresServer = request.getfixturevalue("postgres_server")
         return server.database()
+    if request.param == "rabbitmq":
+        node: RabbitServer = request.getfixturevalue("rabbit")
+        return node.vhost()
     if request.param == "redis":
         url: str = request.getfixturevalue("redis").url
         return url
@@ -137,6 +165,8 @@ def make_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeSi
     with ExitStack() as stack:
 
         def make(broker: str, *args: Any, **options: Any) -> Site:
+            if broker.startswith("amqp") and not (args and args[0]) and not options.get("backend"):
+                args, options["backend"] = (), request.getfixturevalue("redis").url  # RabbitMQ keeps no results
             site = stack.enter_context(Site(tmp_path / f"project{len(sites) or ''}", broker, *args, **options))
             sites.append(site)
             return site

@@ -367,6 +367,8 @@ class Played:
     died: int
     left: str
     """What had not ended in time; empty: nothing."""
+    repeats: bool
+    """The broker takes a message twice that is published twice."""
 
 
 @contextmanager
@@ -413,7 +415,10 @@ async def play(settings: dict[str, Any], flow: Flow, deaths: Sequence[int] = (),
             state = json.loads(document)["status"]
             if recorder.ends()[task_id] != state:
                 left += f" {task_id} stands as {state}, and was last stored as {recorder.ends()[task_id]}"
-        return Played(recorder.events, sent, [life.points for life in lives], time.monotonic() - began, died, left)
+        return Played(
+            recorder.events, sent, [life.points for life in lives], time.monotonic() - began, died, left,
+            not broker.capabilities.lease,
+        )  # fmt: skip
     finally:
         await broker.close()
         await backend.close()
@@ -463,7 +468,8 @@ async def _until_over(broker: Broker, backend: ResultBackend, recorder: Recorder
         if stood > lease / 4:
             end += stood + lease
         ends = recorder.ends()
-        waiting = [one for one in sent.wanted if one not in ends]
+        published = [event.id for event in recorder.events if event.what is What.PUBLISHED]
+        waiting = [one for one in (*sent.wanted, *published) if one not in ends]
         counts = await broker.count(QUEUE)
         chords = await backend.standing(0.0, 10)
         messages = counts.ready + counts.scheduled + counts.in_flight + counts.parked

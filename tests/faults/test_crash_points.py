@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from celeriac import Celeriac, chain, chord, group
 from celeriac.testing.history import judge
 from tests.faults.crashing import LEASE, Flow, Played, Sent, play
 from tests.faults.kit import forms
+from tests.rabbit import RabbitServer
 from tests.servers import RedisServer, redis_server
 
 AT_ONCE = 8
@@ -148,22 +150,29 @@ def second() -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(params=["memory", "memory-two", "sqlite", "redis", "redis-two", "sqlite-redis", "postgres"])
+@pytest.fixture(params=["memory", "memory-two", "sqlite", "redis", "redis-two", "sqlite-redis", "postgres", "rabbitmq"])
 def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     """Makes settings, each for empty stores: broker and results in one server or in two."""
     kind: str = request.param
     broker, _, backend = kind.partition("-")
     of_redis: dict[str, str] = {}
+    hosts: deque[str] = deque()
     if broker == "redis":
         of_redis["broker"] = request.getfixturevalue("first").url
     database = request.getfixturevalue("postgres_server").database() if broker == "postgres" else ""
-    if kind in ("redis-two", "sqlite-redis"):
+    if kind in ("redis-two", "sqlite-redis", "rabbitmq"):
         of_redis["backend"] = request.getfixturevalue("second").url
 
     def make() -> dict[str, Any]:
         name = uuid4().hex
         url = {"memory": f"memory://{name}", "sqlite": f"sqlite:///{tmp_path}/{name}.db?synchronous=normal"}
         url["postgres"] = f"{database}?schema=x{name}"
+        if broker == "rabbitmq":
+            node: RabbitServer = request.getfixturevalue("rabbit")
+            url["rabbitmq"] = node.vhost()
+            hosts.append(url["rabbitmq"].rpartition("/")[2])
+            if len(hosts) > 3 * AT_ONCE:  # nobody works there any more
+                node.api("DELETE", f"/api/vhosts/{hosts.popleft()}")
         here = of_redis.get("broker") or url[broker]
         there = of_redis.get("backend") or (f"memory://{name}-results" if backend else here)
         apart = {"global_keyprefix": f"{name}:"}
@@ -196,7 +205,7 @@ class Runs:
             played = await play(self._stores(), flow, deaths, self._lease)
         self.count += 1
         self.slowest = max(self.slowest, played.seconds)
-        reasons = [*judge(played.events, played.sent.links).reasons]
+        reasons = [*judge(played.events, played.sent.links, repeats=played.repeats).reasons]
         ends = {event.id: event.value[0] for event in played.events if event.what == "ended"}
         reasons += [
             f"{one} ended as {ends.get(one)}, not as {state}"

@@ -94,6 +94,8 @@ def test_a_second_entry_is_found() -> None:
     assert reasons(twice) == ["published twice"]
     assert reasons([*good()[:-1], killed("w2"), of(What.CLAIMED, "body", "w1")]) == ["published twice"]
     assert reasons([*good()[:-1], killed("w0"), of(What.CLAIMED, "body", "w1")]) == []
+    assert judge([*good(), *run("m1", 2, "w1")], repeats=True).clean, "a broker that drops nothing"
+    assert not judge([*good(), *run("m1", 3, "w1")], repeats=True).clean, "the result has changed"
 
 
 def test_a_second_start_needs_a_kill() -> None:

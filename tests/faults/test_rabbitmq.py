@@ -7,16 +7,21 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import psutil
 import pytest
 
+from celeriac import chain
 from celeriac.brokers.rabbitmq import RabbitmqBroker, RabbitmqSender
 from celeriac.errors import OperationalError
 from celeriac.model.message import Completion, Demand
 from celeriac.ports import Place
 from celeriac.testing.rigs import envelope, losses, name_of
+from celeriac.wire.frame import with_headers
 from tests.faults.conftest import MakeSite
 from tests.faults.kit import Site, Storm, forms, until
 from tests.proxy import FreezeProxy
@@ -194,7 +199,7 @@ def test_reconnects_leave_memory_flat(rabbit: RabbitServer, times: int, figures:
                 while not (turn := await consumer.cycle((), Demand(1))).deliveries:
                     await consumer.wait()
                 await consumer.cycle([Completion(delivery.receipt) for delivery in turn.deliveries], Demand(0))
-                for link in (consumer._link, broker._core.link):  # type: ignore[attr-defined]
+                for link in (consumer.lease.link, broker._core.link):  # type: ignore[attr-defined]
                     if link.current is not None:
                         link.current.fail(OperationalError("cut"))
                 for held in sender._pool._idle:
@@ -231,6 +236,75 @@ def test_a_task_outlives_the_consumer_timeout(
         time.sleep(3)
         assert len(site.ledger.of("start", task)) == 1
         figures.update(seconds=200, starts=1)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_a_cluster_loses_a_node(clean_redis_url: str, make_site: MakeSite, figures: dict[str, Any]) -> None:
+    """Each of three nodes is killed in turn, under load, and comes back: workers and senders go on at another one, and
+    of a quorum queue nothing is lost."""
+    with ExitStack() as stack:
+        first = stack.enter_context(rabbit_server())
+        nodes = [first, *(stack.enter_context(rabbit_server(beside=first)) for _ in range(2))]
+        vhost = first.vhost().rpartition("/")[2]
+        urls = [node.url_of(vhost) for node in nodes]
+        site = make_site(";".join(urls), clean_redis_url, settings={"task_default_queue_type": "quorum"})
+        site.app.conf.task_default_queue_type = "quorum"
+        workers = [site.worker("-c", "1") for _ in range(2)]
+        site.send("work")
+        site.wait_finished(30.0)
+        members = first.api("GET", f"/api/queues/{vhost}/celery")
+        assert (members["type"], len(members["members"])) == ("quorum", 3)
+        slowest = killed = 0.0
+        for node in nodes:
+            for number in range(150):
+                if number == 50:
+                    node.kill9()
+                    killed = time.monotonic()
+                until(partial(_sent, site, str(uuid4())), 30.0, "it is sent", 0.1)
+            site.wait_finished(60.0)
+            slowest = max(slowest, min(mark.time for mark in site.ledger.marks("end") if mark.time > killed) - killed)
+            node.start()
+        _ended(site)
+        repeats = len(site.ledger.marks("start")) - len(site.sent)
+        figures.update(kills=len(nodes), tasks=len(site.sent), repeats=repeats, resumed=round(slowest, 2))
+        assert not site.dead()
+        assert all(worker.terminate() == 0 for worker in workers)
+
+
+def _sent(site: Site, task_id: str) -> bool:
+    try:
+        site.send("work", 0.02, id=task_id)
+    except OperationalError:  # it may have been taken all the same: what counts is what was acknowledged
+        return False
+    return True
+
+
+def test_a_task_gets_results_over_rpc(rabbit: RabbitServer, make_site: MakeSite) -> None:
+    """Results come to the worker's parent, who sent the task for its child."""
+    site = make_site(rabbit.vhost(), "rpc://")
+    site.worker("-P", "threads", "-c", "6")
+    threads, coroutines = site.send("inside", 4), site.send("ainside", 4)
+    site.wait_finished(30.0)
+    found = {key: document["result"] for key, document in site.documents(site.sent).items()}
+    assert found == {threads: [[0, 1, 2, 3], 4, []], coroutines: [[0, 1, 2, 3], []]}
+
+
+def test_what_is_published_again_does_not_run_again(
+    rabbit: RabbitServer, clean_redis_url: str, make_site: MakeSite
+) -> None:
+    """A worker that dies between sending what follows and acknowledging leaves its message to another one, which sends
+    it again: where the result of that stands already it is not run again."""
+    site = make_site(rabbit.vhost(), clean_redis_url)
+    result = chain(site.app.signature("tasks.item", (3,)), site.app.signature("tasks.twice"))()
+    [first] = site.items(Place.READY)
+    site.worker("-c", "1")
+    site.wait_finished(20.0, [result.id])
+    site.send_blob(with_headers(first.blob, redelivered=True))
+    for _ in range(2):  # the follow-up stands behind the first of them
+        site.wait_finished(20.0, [site.send("work")])
+    assert [len(site.ledger.of("start", key)) for key in (result.parent.id, result.id)] == [1, 1]
+    assert not site.dead()
 
 
 def test_a_blocked_node_is_told(node: RabbitServer) -> None:

@@ -338,9 +338,11 @@ class Celeriac(Making):
             raise NotImplementedError(DISABLED)
         return adapter
 
-    def use_parent(self, link: Any) -> None:
-        """This is a child of a worker: from now on everything goes through its parent."""
+    def use_parent(self, link: Any, oid: str | None = None) -> None:
+        """This is a child of a worker: from now on everything goes through its parent. `oid`: names the parent, to
+        which results come that are sent to a process."""
         self.wiring.use_parent(link)
+        self._oid = oid
         self._restamp()
 
     async def awatch(self, backend: Results, ids: Sequence[str], timeout: float | None) -> AsyncGenerator[Record, None]:

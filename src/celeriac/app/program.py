@@ -33,7 +33,8 @@ def load(spec: Mapping[str, Any]) -> Program:
     """Import the app that `spec` names. Raises ImproperlyConfigured when there is none.
 
     Keys: `app` (the text of -A), `workdir`, `include` (modules), `settings` (`key=value` words or pairs), `hostname`,
-    `time_limit` and `soft_time_limit` of the worker, `events`; `loglevel`, `logfile`, `color`."""
+    `time_limit` and `soft_time_limit` of the worker, `events`, `oid` of the app in the parent; `loglevel`, `logfile`,
+    `color`."""
     workdir = spec.get("workdir") or os.getcwd()
     app = find_app(spec["app"], workdir=workdir)
     words = spec.get("settings") or ()
@@ -80,7 +81,7 @@ class Program:
     def runner(self, link: Link) -> Runner:
         """What runs messages. From now on the app reaches broker and result backend through `link` alone."""
         app = self.app
-        app.use_parent(link)
+        app.use_parent(link, self._spec.get("oid"))
         for task in app.tasks.values():
             task.freeze_settings()
         return Runner(app.tasks, self.run_settings(), self.pack)

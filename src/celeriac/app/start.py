@@ -26,6 +26,11 @@ class WorkedApp(Protocol):
     main: Any
     conf: Any
 
+    @property
+    def oid(self) -> str:
+        """Names this app in this process."""
+        ...
+
     def broker(self) -> Broker:
         """A new adapter of the broker."""
         ...
@@ -100,6 +105,7 @@ def worker_config(app: WorkedApp, options: WorkerOptions) -> WorkerConfig:
             "time_limit": options.time_limit,
             "soft_time_limit": options.soft_time_limit,
             "events": events,
+            "oid": app.oid,
         },
         pool=pool,
         concurrency=options.concurrency or _concurrency(conf.worker_concurrency, pool),

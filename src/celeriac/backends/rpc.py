@@ -17,8 +17,9 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, NoReturn
 
 from celeriac.drivers.amqp import answers, frames
-from celeriac.drivers.amqp.aio import Channel, Link
+from celeriac.drivers.amqp.aio import Link
 from celeriac.drivers.amqp.blocking import Connection, Pool
+from celeriac.drivers.amqp.channel import Channel
 from celeriac.drivers.amqp.frames import M
 from celeriac.drivers.amqp.url import parse_all
 from celeriac.errors import CeleryError, OperationalError

@@ -74,9 +74,10 @@ _Key = tuple[str, str]
 """Task id and turn."""
 
 
-def judge(events: Iterable[Event], links: Iterable[str] = ()) -> Verdict:
+def judge(events: Iterable[Event], links: Iterable[str] = (), *, repeats: bool = False) -> Verdict:
     """Judge a history that has come to its end. `links`: a task id for each error link that hangs on it, whether or not
-    it fails.
+    it fails. `repeats`: the broker takes a message a second time that is published a second time, so that one may have
+    two entries and may start twice.
 
     * Nothing is lost: whatever was published or belongs to a chord ends.
     * Nothing is early: of a body nothing is seen before each member of its header has ended.
@@ -87,8 +88,8 @@ def judge(events: Iterable[Event], links: Iterable[str] = ()) -> Verdict:
     history = list(events)
     ends = _ends(history)
     return Verdict((
-        *_lost(history, ends), *_early(history), *_entries(history), *_starts(history), *_changed(history),
-        *_counted(history, ends), *_told(history, ends, list(links)),
+        *_lost(history, ends), *_early(history), *(() if repeats else (*_entries(history), *_starts(history))),
+        *_changed(history), *_counted(history, ends), *_told(history, ends, list(links)),
     ))  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from celeriac.worker.config import WorkerConfig
 from celeriac.worker.documents import READY_STATES, status
 from celeriac.worker.joins import Joins
 from celeriac.worker.limits import Buckets
-from celeriac.worker.outbox import Complete, Held, Outbox, once
+from celeriac.worker.outbox import Complete, Held, Outbox, doubted, once
 
 log = logging.getLogger("celeriac.worker")
 
@@ -300,6 +300,8 @@ class Dispatch:
         """Any other outcome: what it says is carried out with the next cycle."""
         held: Held = call.owner
         head = held.head
+        if head.redelivered and not self.together and report.publish:
+            report = msgspec.structs.replace(report, publish=doubted(report.publish))
         if call.end is not None and call.end[0] == "joined":
             self.joins.reported(
                 held,

@@ -9,6 +9,7 @@ import msgspec
 from celeriac.drivers.publish_ids import can_come_again
 from celeriac.model.message import Completion, Envelope, Receipt, Settlement
 from celeriac.model.outcome import TaskTraits
+from celeriac.wire import frame
 from celeriac.wire.task import Head
 
 
@@ -54,6 +55,16 @@ def once(envelopes: Iterable[Envelope]) -> tuple[Envelope, ...]:
     """What is published before its message is settled comes again when somebody dies in between: it is to be dropped
     then. A random name never comes again."""
     return tuple(msgspec.structs.replace(e, once=True) if can_come_again(e.publish_id) else e for e in envelopes)
+
+
+def doubted(envelopes: Iterable[Envelope]) -> tuple[Envelope, ...]:
+    """What follows from a message that was delivered before may have been published before. Where the broker has not
+    dropped it, whoever gets it is to ask the result backend first, as if it had been delivered before itself."""
+    return tuple(
+        msgspec.structs.replace(e, blob=frame.with_headers(e.blob, redelivered=True))
+        if can_come_again(e.publish_id) else e
+        for e in envelopes
+    )  # fmt: skip
 
 
 class Outbox:

@@ -10,7 +10,8 @@ from typing import Any
 
 from celeriac.brokers.rabbitmq.drafts import Draft, Need, declaration, drafts, errors
 from celeriac.brokers.rabbitmq.topology import Question, Topology
-from celeriac.drivers.amqp.aio import Channel, Connection, Link
+from celeriac.drivers.amqp.aio import Connection, Link
+from celeriac.drivers.amqp.channel import Channel
 from celeriac.drivers.amqp.machine import Event
 from celeriac.drivers.amqp.url import parse_all
 from celeriac.errors import CeleryError, OperationalError

@@ -18,7 +18,7 @@ from celeriac.brokers.rabbitmq.core import Core, on
 from celeriac.brokers.rabbitmq.drafts import Draft
 from celeriac.brokers.rabbitmq.topology import NOTES
 from celeriac.drivers.amqp import frames
-from celeriac.drivers.amqp.aio import Channel
+from celeriac.drivers.amqp.channel import Channel
 from celeriac.drivers.amqp.frames import M
 from celeriac.drivers.amqp.machine import Event
 from celeriac.drivers.amqp.table import properties

@@ -14,7 +14,7 @@ from celeriac.brokers.rabbitmq.drafts import to_queue
 from celeriac.brokers.rabbitmq.messages import DUE, REASON, TO, Message, encode, got
 from celeriac.brokers.rabbitmq.notes import Notes
 from celeriac.drivers.amqp import frames
-from celeriac.drivers.amqp.aio import Channel
+from celeriac.drivers.amqp.channel import Channel
 from celeriac.drivers.amqp.frames import M
 from celeriac.errors import CeleryError, ImproperlyConfigured, OperationalError
 from celeriac.model.message import Counts, Item, Page
