@@ -21,21 +21,7 @@ from celeriac.model.states import (
 )
 
 __all__ = [
-    "ALL_STATES",
-    "EXCEPTION_STATES",
-    "FAILURE",
-    "IGNORED",
-    "PENDING",
-    "PRECEDENCE",
-    "PROPAGATE_STATES",
-    "READY_STATES",
-    "RECEIVED",
-    "REJECTED",
-    "RETRY",
-    "REVOKED",
-    "STARTED",
-    "SUCCESS",
-    "UNREADY_STATES",
-    "precedence",
-    "state",
+    "ALL_STATES", "EXCEPTION_STATES", "FAILURE", "IGNORED", "PENDING", "PRECEDENCE", "PROPAGATE_STATES",
+    "READY_STATES", "RECEIVED", "REJECTED", "RETRY", "REVOKED", "STARTED", "SUCCESS", "UNREADY_STATES",
+    "precedence", "state",
 ]

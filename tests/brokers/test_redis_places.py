@@ -251,3 +251,5 @@ def test_two_listeners_of_one_pattern(redis_url: str) -> None:
         await broker.close()
 
     asyncio.run(story())
+
+

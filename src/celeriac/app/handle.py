@@ -19,7 +19,6 @@ from celeriac.wire.record import Record
 R = TypeVar("R", covariant=True)
 Then = Callable[..., Any]
 
-
 class AsyncResult(Lineage, Generic[R]):
     """The result of one task, by its id. Equal to another of the same id, and to the id itself.
 

@@ -329,7 +329,9 @@ def tell_after(app: Any, outgoing: Outgoing) -> None:
     message, target = outgoing.message, outgoing.destination
     if _after.receivers and outgoing.told is not None:
         body, headers = outgoing.told
-        _after.send(message.task, body=body, headers=headers, exchange=target.exchange, routing_key=target.routing_key)
+        _after.send(
+            message.task, body=body, headers=headers, exchange=target.exchange, routing_key=target.routing_key
+        )
     if _sent.receivers:
         _sent.send(
             message.task, task_id=message.id, task=message.task, args=message.args, kwargs=message.kwargs,

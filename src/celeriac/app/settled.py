@@ -184,7 +184,9 @@ class Settled:
     @property
     def router(self) -> Router:
         """Finds the queue of a call (`task_routes`)."""
-        router: Router = self.per_settings("router", lambda: Router(self.conf["task_routes"], self.queues, symbol))
+        router: Router = self.per_settings(
+            "router", lambda: Router(self.conf["task_routes"], self.queues, symbol)
+        )
         return router
 
     def _bindings(self) -> dict[str, list[tuple[str, str, str]]]:

@@ -496,7 +496,9 @@ class Task(Generic[P, R]):
             self.app.publish(envelopes)
         return again
 
-    def update_state(self, task_id: str | None = None, state: str | None = None, meta: Any = None, **more: Any) -> None:
+    def update_state(
+        self, task_id: str | None = None, state: str | None = None, meta: Any = None, **more: Any
+    ) -> None:
         """Store a state of one's own, with `meta` as its result. Nothing happens where there is no result backend or no
         task id (the function was called directly), and in eager mode unless `store_eager_result`."""
         store = self._state_of(task_id, state, meta, more)

@@ -307,7 +307,6 @@ class FileBackend(BlockingBackend):
         chords="counted in files of celeriac; those that Celery sent: asked for by celery.chord_unlock",
         layout="Celery",
     )
-
     def __init__(self, url: str, options: Mapping[str, Any], clock: Callable[[], float] | None = None) -> None:
         super().__init__(FileStore(url, options, clock))
 

@@ -325,7 +325,6 @@ class MemcachedBackend(BlockingBackend):
         chords="counted in keys of celeriac; their members have to run on the kind of workers that sent them",
         layout="Celery",
     )
-
     def __init__(self, url: str, options: Mapping[str, Any], clock: Callable[[], float] | None = None) -> None:
         super().__init__(MemcachedStore(url, options, clock))
 

@@ -316,7 +316,9 @@ class PostgresReader:
             with self._lock:
                 self._idle.append(ear)
 
-    def _documents(self, ids: Sequence[str], ear: _Ear | None, deadline: float | None) -> Iterator[tuple[str, bytes]]:
+    def _documents(
+        self, ids: Sequence[str], ear: _Ear | None, deadline: float | None
+    ) -> Iterator[tuple[str, bytes]]:
         seen: Stamps = {}
         wanted: Sequence[str] = ids
         new = False

@@ -182,7 +182,9 @@ class SqliteBackend:
     async def save_group(self, group_id: str, document: bytes, expires: float | None) -> None:
         """Keep a group's document."""
         now = self._clock()
-        await self._write(lambda connection: sqlite_results.save_group(connection, group_id, document, expires, now))
+        await self._write(
+            lambda connection: sqlite_results.save_group(connection, group_id, document, expires, now)
+        )
 
     async def fetch_group(self, group_id: str) -> bytes | None:
         """A group's document, if it stands."""
@@ -297,7 +299,9 @@ class SqliteReader:
             if bell is not None:
                 bell.close()
 
-    def _documents(self, ids: Sequence[str], bell: Bell | None, deadline: float | None) -> Iterator[tuple[str, bytes]]:
+    def _documents(
+        self, ids: Sequence[str], bell: Bell | None, deadline: float | None
+    ) -> Iterator[tuple[str, bytes]]:
         seen: Stamps = {}
         version = (-1, -1)
         while True:

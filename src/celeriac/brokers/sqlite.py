@@ -34,7 +34,6 @@ T = TypeVar("T")
 _NOTICE_SECONDS = 60.0
 """How long a broadcast is kept for listeners that are slow to look."""
 
-
 class SqliteBroker:
     """Broker and Bus on an SQLite file."""
 
@@ -86,7 +85,9 @@ class SqliteBroker:
     @asynccontextmanager
     async def subscribe(self, queues: Sequence[str], *, epoch: str, lease: float) -> AsyncIterator[SqliteConsumer]:
         """A Consumer of these queues, with a lease in the name of `epoch`."""
-        consumer = SqliteConsumer(self._database, self._bells, queues, epoch, lease, self._clock, self._dead_limit)
+        consumer = SqliteConsumer(
+            self._database, self._bells, queues, epoch, lease, self._clock, self._dead_limit
+        )
         try:
             await consumer.open()
             yield consumer
@@ -162,12 +163,10 @@ class SqliteBroker:
         """Tell everyone who listens now."""
         expires = int((self._clock() + _NOTICE_SECONDS) * 1e6)
         await self._write(
-            lambda connection: (
-                connection.execute(
-                    "INSERT INTO celeriac_notices (exchange, routing_key, payload, expires) VALUES (?, ?, ?, ?)",
-                    (exchange, routing_key, payload, expires),
-                ).rowcount
-            )
+            lambda connection: connection.execute(
+                "INSERT INTO celeriac_notices (exchange, routing_key, payload, expires) VALUES (?, ?, ?, ?)",
+                (exchange, routing_key, payload, expires),
+            ).rowcount
         )
         self._bells.ring("n")
 

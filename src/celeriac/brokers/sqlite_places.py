@@ -154,8 +154,12 @@ def release(connection: sqlite3.Connection, queue: str, now: float) -> int:
            WHERE m.queue = ?1 AND (w.expires IS NULL OR w.expires <= ?2) ORDER BY f.id""",
         (queue, int(now * 1e6)),
     ).fetchall()
-    parked = connection.execute("DELETE FROM celeriac_parked WHERE queue = ? RETURNING id", (queue,)).fetchall()
-    scheduled = connection.execute("DELETE FROM celeriac_schedule WHERE queue = ? RETURNING id", (queue,)).fetchall()
+    parked = connection.execute(
+        "DELETE FROM celeriac_parked WHERE queue = ? RETURNING id", (queue,)
+    ).fetchall()
+    scheduled = connection.execute(
+        "DELETE FROM celeriac_schedule WHERE queue = ? RETURNING id", (queue,)
+    ).fetchall()
     connection.executemany("DELETE FROM celeriac_inflight WHERE id = ?", dead)
     return _append(connection, [number for (number,) in [*dead, *sorted(parked), *sorted(scheduled)]], now)
 

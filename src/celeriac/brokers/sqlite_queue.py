@@ -136,7 +136,9 @@ def name_queues(connection: sqlite3.Connection, queues: Iterable[str]) -> None:
 # Finishing
 
 
-def finish(connection: sqlite3.Connection, finished: Sequence[Completion], now: float, hold: float) -> list[Verdict]:
+def finish(
+    connection: sqlite3.Connection, finished: Sequence[Completion], now: float, hold: float
+) -> list[Verdict]:
     """Carry out completions together; chords that they complete are held for so many seconds. Raises one of DATA_ERRORS
     when one of them can't be; the caller rolls back and calls `finish_singly`."""
     verdicts: list[Verdict] = []
@@ -181,7 +183,9 @@ def finish(connection: sqlite3.Connection, finished: Sequence[Completion], now: 
     return verdicts
 
 
-def _chords(connection: sqlite3.Connection, completion: Completion, now: float, hold: float) -> tuple[Verdict, bool]:
+def _chords(
+    connection: sqlite3.Connection, completion: Completion, now: float, hold: float
+) -> tuple[Verdict, bool]:
     """End, open and count. Is the rest to be done but for the settlement?"""
     if completion.fire is not None and not sqlite_chords.fire(connection, [completion.fire], now, hold)[0]:
         return DONE, False

@@ -32,7 +32,9 @@ def publish_all(
     return [None] * len(batches)
 
 
-def _commit(database: Database, batches: Sequence[Sequence[Envelope]], now: float, timeout: float | None) -> None:
+def _commit(
+    database: Database, batches: Sequence[Sequence[Envelope]], now: float, timeout: float | None
+) -> None:
     envelopes = batches[0] if len(batches) == 1 else [envelope for batch in batches for envelope in batch]
     queues = {envelope.queue for envelope in envelopes}
 

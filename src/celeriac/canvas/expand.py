@@ -126,7 +126,9 @@ class _Expander:
             steps[-1] = tree.mark(steps[-1], marks)
         args = () if signature.get("immutable") else where.args
         args = (*args, *tree.sequence(signature.get("args"), "args"))
-        self.send(steps[0], _Where(args, where.kwargs, [*where.chain, *reversed(steps[1:])], {**own, **given}))
+        self.send(
+            steps[0], _Where(args, where.kwargs, [*where.chain, *reversed(steps[1:])], {**own, **given})
+        )
 
     def _group(self, signature: Signature, where: _Where) -> None:
         own = tree.options(signature)

@@ -24,12 +24,7 @@ def asking(function: Command) -> Command:
             "-d", "--destination", callback=comma_list, metavar="A,B", help="Ask these nodes only. Default: all."
         ),
         click.option(
-            "-t",
-            "--timeout",
-            type=click.FloatRange(min=0, min_open=True),
-            default=1.0,
-            show_default=True,
-            metavar="S",
+            "-t", "--timeout", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, metavar="S",
             help="Wait so long for answers.",
         ),
     ):

@@ -99,52 +99,35 @@ def processors() -> int:
 
 @click.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})
 @click.option(
-    "-n",
-    "--hostname",
-    default="",
-    metavar="NAME",
+    "-n", "--hostname", default="", metavar="NAME",
     help="Node name, such as w1@%h: %h is the host, %n its first part, %d its domain.",
 )
 @click.option("-c", "--concurrency", callback=_concurrency, metavar="N", help="How many tasks run at once (or `auto`).")
 @click.option(
-    "-P",
-    "--pool",
-    type=click.Choice([*POOLS, "processes", "custom"]),
-    metavar="KIND",
+    "-P", "--pool", type=click.Choice([*POOLS, "processes", "custom"]), metavar="KIND",
     help=f"How tasks run: {', '.join(POOLS)}. Default prefork.",
 )
 @click.option("-Q", "--queues", callback=comma_list, metavar="A,B", help="Consume these queues only.")
 @click.option("-X", "--exclude-queues", callback=comma_list, metavar="A,B", help="Consume all but these queues.")
 @click.option("-I", "--include", callback=comma_list, metavar="M,N", help="Import these modules too.")
 @click.option(
-    "-l",
-    "--loglevel",
-    type=click.Choice(LEVELS, case_sensitive=False),
-    default="WARNING",
-    show_default=True,
-    metavar="LEVEL",
-    help="What is logged: DEBUG, INFO, WARNING, ERROR, CRITICAL.",
+    "-l", "--loglevel", type=click.Choice(LEVELS, case_sensitive=False), default="WARNING", show_default=True,
+    metavar="LEVEL", help="What is logged: DEBUG, INFO, WARNING, ERROR, CRITICAL.",
 )
 @click.option("-f", "--logfile", metavar="FILE", help="Log here instead of to stderr.")
 @click.option("-E", "--task-events", "--events", is_flag=True, default=None, help="Send task events, for monitors.")
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="S", help="End tasks after that.")
 @click.option(
-    "--soft-time-limit",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="S",
+    "--soft-time-limit", type=click.FloatRange(min=0, min_open=True), metavar="S",
     help="Raise SoftTimeLimitExceeded in tasks after S seconds.",
 )
 @click.option("--max-tasks-per-child", type=click.IntRange(min=1), metavar="N", help="Replace a child after N tasks.")
 @click.option(
-    "--max-memory-per-child",
-    type=click.IntRange(min=1),
-    metavar="KIB",
+    "--max-memory-per-child", type=click.IntRange(min=1), metavar="KIB",
     help="Replace a child once it holds more than KIB of memory.",
 )
 @click.option(
-    "--prefetch-multiplier",
-    type=click.IntRange(min=0),
-    metavar="N",
+    "--prefetch-multiplier", type=click.IntRange(min=0), metavar="N",
     help="Hold at most N waiting messages for each task that runs.",
 )
 @click.option("--disable-prefetch", is_flag=True, help="Claim a message only when it can start at once.")
@@ -155,17 +138,11 @@ def processors() -> int:
 @click.option("--in-process", is_flag=True, help="Run tasks in this process, without limits: for debuggers.")
 @click.option("--without-heartbeat", is_flag=True, help="Send no heartbeat events.")
 @click.option(
-    "--heartbeat-interval",
-    type=click.FloatRange(min=0, min_open=True),
-    default=2.0,
-    show_default=True,
-    metavar="S",
+    "--heartbeat-interval", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True, metavar="S",
     help="Seconds between heartbeat events.",
 )
 @click.option(
-    "--lease",
-    type=click.FloatRange(min=1),
-    metavar="S",
+    "--lease", type=click.FloatRange(min=1), metavar="S",
     help="Seconds without a sign of life after which other workers take over. Default: worker_lease_seconds (30).",
 )
 @click.option("--pidfile", "pid_path", metavar="FILE", help="Write the process id here, unless its owner runs.")

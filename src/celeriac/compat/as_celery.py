@@ -117,7 +117,6 @@ KOMBU: Mapping[str, Mapping[str, str]] = {
 }
 """The same for kombu, where it is not installed."""
 
-
 class Alias(MetaPathFinder, Loader):
     """Finds and makes the modules of the alias."""
 

@@ -130,7 +130,9 @@ class MemoryServer:
                         continue
                     self._once[envelope.publish_id] = now + ONCE_SECONDS
                 self._published[envelope.publish_id] = math.inf
-                entry = Entry(self.number(), envelope.queue, envelope.priority, envelope.publish_id, envelope.blob, now)
+                entry = Entry(
+                    self.number(), envelope.queue, envelope.priority, envelope.publish_id, envelope.blob, now
+                )
                 if envelope.not_before is None:
                     self.ready(entry)
                 else:

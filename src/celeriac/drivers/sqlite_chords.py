@@ -206,7 +206,9 @@ def _taken(held: _Chord, token: str, now: float, seconds: float) -> _Chord | Non
     return held._replace(holder=token, held_until=int((now + seconds) * 1e6))
 
 
-def _move(connection: sqlite3.Connection, group: str, held: _Chord, now: float, moved: int | None = None) -> int | None:
+def _move(
+    connection: sqlite3.Connection, group: str, held: _Chord, now: float, moved: int | None = None
+) -> int | None:
     """Write a chord down; its time begins anew. Returns when it is over."""
     expires = None if held.lifetime is None else int(now * 1000) + held.lifetime
     held = held._replace(moved=int(now * 1e6) if moved is None else moved)

@@ -102,12 +102,9 @@ class Sweeper:
         if expired:
             # Whoever stored anew meanwhile has given it a new time: ask again.
             database.write(
-                lambda connection: (
-                    connection.executemany(
-                        "DELETE FROM celeriac_results WHERE rowid = ? AND expires <= ?",
-                        [(row, over) for row in expired],
-                    ).rowcount
-                )
+                lambda connection: connection.executemany(
+                    "DELETE FROM celeriac_results WHERE rowid = ? AND expires <= ?", [(row, over) for row in expired]
+                ).rowcount
             )
         if not self._hand:
             database.write(lambda connection: _sweep_groups(connection, now))

@@ -53,7 +53,9 @@ def parts_of(
     return tuple(found)
 
 
-def results_of(entries: Sequence[bytes], structure: bytes, serializer: str, accept: frozenset[str] | None) -> list[Any]:
+def results_of(
+    entries: Sequence[bytes], structure: bytes, serializer: str, accept: frozenset[str] | None
+) -> list[Any]:
     """The results of a chord's members, in order. Raises ChordError when one of them has failed, with what it raised as
     its cause, or when they can't be read."""
     try:

@@ -86,7 +86,9 @@ class Documents:
             return ()
         return self.unrun(advance.fails_with([*reversed(message.chain)]), state, error, trace)
 
-    def unrun(self, tasks: Sequence[Mapping[str, Any]], state: str, error: Any, trace: str | None) -> tuple[Store, ...]:
+    def unrun(
+        self, tasks: Sequence[Mapping[str, Any]], state: str, error: Any, trace: str | None
+    ) -> tuple[Store, ...]:
         """Documents of tasks that will not run because of `error`, given by their options."""
         return tuple(
             Store(

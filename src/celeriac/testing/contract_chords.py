@@ -508,9 +508,7 @@ class ChordCycleContract:
             await broker.publish([envelope("a"), envelope("b"), envelope("c")])
             one, two, three = await claim(consumer, 3)
             for receipt, settlement, token in (
-                (one.receipt, None, "other"),
-                (two.receipt, Dead("late"), "other"),
-                (three.receipt, RETURN, "other"),
+                (one.receipt, None, "other"), (two.receipt, Dead("late"), "other"), (three.receipt, RETURN, "other")
             ):
                 late = member(receipt, part("m0", 0, group="outer"), settlement=settlement)
                 [verdict] = await verdicts(consumer, Completion(

@@ -179,12 +179,8 @@ class ConsumerContract(ChordCycleContract):
             now = (await consumer.cycle((), Demand(0))).now
             receipts = [delivery.receipt for delivery in taken]
             await settle(
-                consumer,
-                done(receipts[0], RETURN),
-                done(receipts[1], REQUEUE),
-                done(receipts[2], Park("k")),
-                done(receipts[3], Dead("bad")),
-                done(receipts[4], Delay(now + 0.05)),
+                consumer, done(receipts[0], RETURN), done(receipts[1], REQUEUE), done(receipts[2], Park("k")),
+                done(receipts[3], Dead("bad")), done(receipts[4], Delay(now + 0.05)),
             )
             [item] = (await broker.browse(Place.DEAD, "q", 10)).items
             await broker.restore(Place.DEAD, "q", [item.id])
@@ -249,9 +245,7 @@ class ConsumerContract(ChordCycleContract):
                 [done(one.receipt), done(one.receipt, None, None, envelope("x", "other")), done(two.receipt)], Demand(0)
             )
             assert [(verdict.ok, verdict.lost) for verdict in turn.verdicts] == [
-                (True, False),
-                (False, True),
-                (True, False),
+                (True, False), (False, True), (True, False)
             ]
             turn = await consumer.cycle([done(one.receipt, REQUEUE, None, envelope("y", "other"))], Demand(0))
             assert [verdict.lost for verdict in turn.verdicts] == [True]
@@ -292,9 +286,7 @@ class ConsumerContract(ChordCycleContract):
             taken = {name_of(delivery.blob): delivery.receipt for delivery in await claim(consumer, 5)}
             now = (await consumer.cycle((), Demand(0))).now
             finished = [
-                done(taken["return"], RETURN),
-                done(taken["requeue"], REQUEUE),
-                done(taken["park"], Park("k")),
+                done(taken["return"], RETURN), done(taken["requeue"], REQUEUE), done(taken["park"], Park("k")),
                 done(taken["dead"], Dead("d")),
             ]
             if broker.capabilities.delay:
@@ -317,9 +309,7 @@ class ConsumerContract(ChordCycleContract):
             one, two, three = await claim(consumer, 3)
             now = (await consumer.cycle((), Demand(0))).now
             await settle(
-                consumer,
-                done(one.receipt, Return(message("A"))),
-                done(two.receipt, Requeue(b"\xff\x00")),
+                consumer, done(one.receipt, Return(message("A"))), done(two.receipt, Requeue(b"\xff\x00")),
                 done(three.receipt, Delay(now, message("C"))),
             )
             again = [rig.kept(delivery.blob) for delivery in await claim(consumer, 3)]
@@ -384,11 +374,7 @@ class ConsumerContract(ChordCycleContract):
             assert (counts.ready, counts.parked) == (1, 5)
             items = (await broker.browse(Place.PARKED, "q", 10)).items
             assert sorted((item.key, name_of(item.blob)) for item in items) == [
-                ("k", "a"),
-                ("k", "b"),
-                ("k", "d"),
-                ("k", "e"),
-                ("other", "c"),
+                ("k", "a"), ("k", "b"), ("k", "d"), ("k", "e"), ("other", "c")
             ]
             turn = await consumer.cycle((), Demand(1, parked={"k": 2, "nobody": 3}))
             assert names(turn.deliveries) == ["a", "b", "f"]
@@ -708,8 +694,7 @@ class ConsumerContract(ChordCycleContract):
             assert names(again) == ["a", "c", "d"]
             assert [losses(delivery.blob) for delivery in again] == [(0, 0)] * 3
             assert [rig.kept(delivery.blob) for delivery in again[:2]] == [
-                rig.kept(taken[0].blob),
-                rig.kept(taken[2].blob),
+                rig.kept(taken[0].blob), rig.kept(taken[2].blob)
             ]
 
     @in_loop

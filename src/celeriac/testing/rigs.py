@@ -153,22 +153,17 @@ def in_loop(story: Callable[[Any, R], Coroutine[Any, Any, None]]) -> Callable[[A
 def message(name: str = "", /, **headers: object) -> bytes:
     """A task message as kombu writes it. `name` becomes the task id."""
     task_id = name or str(uuid.uuid4())
-    return json.dumps(
-        {
-            "body": base64.b64encode(_BODY).decode(),
-            "content-encoding": "utf-8",
-            "content-type": "application/json",
-            "headers": {"lang": "py", "task": "tasks.add", "id": task_id, "root_id": task_id, **headers},
-            "properties": {
-                "correlation_id": task_id,
-                "delivery_mode": 2,
-                "priority": 0,
-                "body_encoding": "base64",
-                "delivery_tag": str(uuid.uuid5(uuid.NAMESPACE_OID, task_id)),
-                "delivery_info": {"exchange": "", "routing_key": "q"},
-            },
-        }
-    ).encode()
+    return json.dumps({
+        "body": base64.b64encode(_BODY).decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {"lang": "py", "task": "tasks.add", "id": task_id, "root_id": task_id, **headers},
+        "properties": {
+            "correlation_id": task_id, "delivery_mode": 2, "priority": 0, "body_encoding": "base64",
+            "delivery_tag": str(uuid.uuid5(uuid.NAMESPACE_OID, task_id)),
+            "delivery_info": {"exchange": "", "routing_key": "q"},
+        },
+    }).encode()
 
 
 def big_message(name: str, size: int) -> bytes:

@@ -123,7 +123,9 @@ def document(
     return compress(data, compression) if compression else data
 
 
-def entry(task_id: str, state: str, result: Any, serializer: str = "json", compression: str | None = None) -> bytes:
+def entry(
+    task_id: str, state: str, result: Any, serializer: str = "json", compression: str | None = None
+) -> bytes:
     """What is kept of a chord's member: `[1, task id, state, result]`. Raises EncodeError."""
     if isinstance(result, BaseException):
         result = failure.picklable(result) if serializer == "pickle" else failure.describe(result, serializer)
@@ -131,7 +133,9 @@ def entry(task_id: str, state: str, result: Any, serializer: str = "json", compr
     return compress(data, compression) if compression else data
 
 
-def read_entry(data: bytes, serializer: str = "json", accept: frozenset[str] | None = None) -> tuple[str, str, Any]:
+def read_entry(
+    data: bytes, serializer: str = "json", accept: frozenset[str] | None = None
+) -> tuple[str, str, Any]:
     """`(task id, state, result)` of what is kept of a chord's member. Raises DecodeError, ContentDisallowed."""
     found = _decode(data, serializer, accept)
     if not isinstance(found, list | tuple) or len(found) != 4 or not isinstance(found[1], str):

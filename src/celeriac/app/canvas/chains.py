@@ -103,7 +103,9 @@ class chain(Compound[Any]):
         whole = self if app is None else maybe_signature(self, app, clone=True)
         return whole.apply_async(args, kwargs, **options)
 
-    def apply(self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
+    def apply(
+        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
         """Run the steps here and now. Returns the result of the last one; None of an empty chain. Raises what a step
         raises that is not the last."""
         given = {**self.options, **options}

@@ -23,7 +23,9 @@ class _Map(Signature[Any]):
     STARS = ""
 
     def __init__(self, task: Any, it: Iterable[Any], **options: Any) -> None:
-        super().__init__(self.TASK, (), {"task": maybe_signature(task), "it": list(it)}, immutable=True, **options)
+        super().__init__(
+            self.TASK, (), {"task": maybe_signature(task), "it": list(it)}, immutable=True, **options
+        )
 
     @classmethod
     def from_dict(cls, form: Mapping[str, Any], app: Any = None) -> Signature[Any]:

@@ -152,7 +152,9 @@ class Signature(Form, Generic[R]):
         send = getattr(self.app, of_app)
         return lambda args, kwargs, **how: send(self["task"], args, kwargs, **how), args, kwargs, options
 
-    def apply(self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
+    def apply(
+        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
         """Run it here and now; see `Task.apply`."""
         args, kwargs, options = self._merge(args, kwargs, options)
         return self.type.apply(args, kwargs, **options)

@@ -88,7 +88,9 @@ class RedisBackend:
         if ids := guarded(stores):
             with suppress(UnicodeEncodeError):  # the store that has it gets its verdict below
                 held = {name for name, document in (await self.fetch(ids)).items() if is_success(document)}
-        for indexes, words in batches(connection.pack, self.names.task, stores, verdicts, deadline=limit, held=held):
+        for indexes, words in batches(
+            connection.pack, self.names.task, stores, verdicts, deadline=limit, held=held
+        ):
             note(verdicts, indexes, await connection.run(STORE, (), *words))
         return verdicts
 

@@ -20,7 +20,6 @@ class SqlBackend(BlockingBackend):
         chords="counted in tables of celeriac; those that Celery sent: asked for by celery.chord_unlock",
         layout="Celery 5.7; reads 5.6 too",
     )
-
     def __init__(self, url: str, options: Mapping[str, Any], clock: Callable[[], float] | None = None) -> None:
         super().__init__(SqlStore(url, options, clock))
 

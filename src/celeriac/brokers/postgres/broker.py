@@ -196,7 +196,9 @@ class PostgresBroker:
         finally:
             lines.ears.discard(ear.hear)
 
-    async def _heard(self, lines: Lines, ear: _Ear, pattern: str, last: int, known: set[int]) -> AsyncIterator[bytes]:
+    async def _heard(
+        self, lines: Lines, ear: _Ear, pattern: str, last: int, known: set[int]
+    ) -> AsyncIterator[bytes]:
         said = time.monotonic()
         while True:
             ear.rung.clear()

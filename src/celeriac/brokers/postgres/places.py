@@ -181,3 +181,4 @@ async def cancelled(line: Line) -> tuple[int, frozenset[str]]:
            FROM celeriac_state WHERE name = 'cancel_version'"""
     )
     return int(version), frozenset(name.decode("utf-8", "surrogatepass") for name in ids)
+

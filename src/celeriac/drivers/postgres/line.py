@@ -113,7 +113,9 @@ class Line:
         async with self._lock:
             await self._guarded(_nothing, None)
 
-    async def _guarded(self, work: Callable[[Any], Any], timeout: float | None, again: bool = True) -> Any:
+    async def _guarded(
+        self, work: Callable[[Any], Any], timeout: float | None, again: bool = True
+    ) -> Any:
         if self._loop is not asyncio.get_running_loop():
             raise RuntimeError("a connection belongs to the loop that made it")
         seconds = self.site.timeout if timeout is None else timeout

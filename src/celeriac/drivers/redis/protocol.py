@@ -56,7 +56,9 @@ def check_handshake(server: Server, replies: Sequence[Any]) -> None:
     version = hello.get(b"version", b"") if isinstance(hello, dict) else b""
     numbers = tuple(int(part) for part in version.decode().split(".")[:2] if part.isdigit())
     if numbers and numbers < MINIMUM:
-        raise ImproperlyConfigured(f"{server.describe()}: Redis {version.decode()} is too old; {NEEDED}")
+        raise ImproperlyConfigured(
+            f"{server.describe()}: Redis {version.decode()} is too old; {NEEDED}"
+        )
     for reply in replies[1:]:
         if isinstance(reply, Exception):
             if "DB index" in str(reply):
