@@ -7,7 +7,8 @@ import sqlite3
 from collections.abc import Sequence
 
 from celeriac.brokers.losses import begin_anew
-from celeriac.brokers.sqlite_queue import EARLIER, has_ready, next_id
+from celeriac.brokers.sqlite.claiming import EARLIER, has_ready
+from celeriac.brokers.sqlite.publishing import next_id
 from celeriac.model.message import Counts, Item, Page
 from celeriac.ports import Place
 
