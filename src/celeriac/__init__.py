@@ -26,7 +26,8 @@ if TYPE_CHECKING:
         xmap,
         xstarmap,
     )
-    from celeriac.app.handle import AsyncResult, EagerResult
+    from celeriac.app.eager_result import EagerResult
+    from celeriac.app.handle import AsyncResult
     from celeriac.app.joining import allow_join_result
     from celeriac.app.result_set import GroupResult, ResultSet
     from celeriac.app.task import Task
@@ -52,7 +53,7 @@ _HOMES = {
     "xstarmap": "celeriac.app.canvas:xstarmap",
     "StampingVisitor": "celeriac.app.canvas:StampingVisitor",
     "AsyncResult": "celeriac.app.handle:AsyncResult",
-    "EagerResult": "celeriac.app.handle:EagerResult",
+    "EagerResult": "celeriac.app.eager_result:EagerResult",
     "ResultSet": "celeriac.app.result_set:ResultSet",
     "GroupResult": "celeriac.app.result_set:GroupResult",
     "allow_join_result": "celeriac.app.joining:allow_join_result",

@@ -338,15 +338,3 @@ class Relay(Protocol):
     async def run(self, broker: Broker) -> None:
         """Send to `broker` until cancelled."""
         ...
-
-
-class Clock(Protocol):
-    """Where time comes from."""
-
-    def wall(self) -> float:
-        """Unix seconds. Only for eta and expires from the wire."""
-        ...
-
-    def monotonic(self) -> float:
-        """Seconds that never jump."""
-        ...

@@ -9,7 +9,7 @@ import pytest
 
 from celeriac import telemetry
 from celeriac.app.app import Celeriac
-from celeriac.app.handle import EagerResult
+from celeriac.app.eager_result import EagerResult
 from celeriac.errors import EncodeError, Ignore, MaxRetriesExceededError, Reject
 from celeriac.runtime.context import current
 from tests.app.conftest import Broker

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from celeriac.app.app import Celeriac
-from celeriac.app.handle import AsyncResult, EagerResult, result_from_tuple
+from celeriac.app.eager_result import EagerResult
+from celeriac.app.handle import AsyncResult
 from celeriac.app.joining import allow_join_result, denied_join_result
+from celeriac.app.lineage import result_from_tuple
 from celeriac.app.result_set import GroupResult, ResultSet
 from celeriac.errors import IncompleteStream, TaskRevokedError, TimeoutError
 from celeriac.runtime.context import Context, current

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from celeriac.app.app import Celeriac
-from celeriac.app.handle import AsyncResult, result_from_tuple
+from celeriac.app.handle import AsyncResult
+from celeriac.app.lineage import result_from_tuple
 from celeriac.app.result_set import GroupResult
 from celeriac.errors import IncompleteStream
 from celeriac.wire import values

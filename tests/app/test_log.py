@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.processes import SOURCE, celery_says
+import pytest
+
+from tests.processes import SOURCE, Project, celery_says
 
 LINES = """
 import logging
@@ -90,3 +92,95 @@ log.setup(Celeriac("x", set_as_current=False).conf, "INFO")
 get_task_logger("proj.tasks").info("said")
 """
     assert we_say(code) == ["mine proj.tasks said"]
+
+
+FORMAT = 'worker_log_format="W %(levelname)s %(name)s %(message)s"'
+PRINT = """
+print("one line")
+print("to stderr", file=sys.stderr)
+print()
+sys.stdout.writelines(["two\\nlines\\n", "third\\n"])
+print(sys.stdout.isatty())
+"""
+
+
+@pytest.mark.parametrize("level", ["WARNING", "ERROR"])
+def test_printed_lines_are_celerys(level: str) -> None:
+    """What is printed is logged as Celery logs it, at the level that the settings name."""
+    ours = we_say(
+        "import sys; sys.stderr = sys.stdout\nfrom celeriac import Celeriac\nfrom celeriac.app import log\n"
+        f"app = Celeriac('x', set_as_current=False, {FORMAT}, worker_redirect_stdouts_level={level!r})\n"
+        "log.setup(app.conf, 'INFO', redirect=True)\n" + PRINT
+    )
+    theirs = celery_says(
+        "import sys; sys.stderr = sys.__stderr__ = sys.stdout\nfrom celery import Celery\napp = Celery('x')\n"
+        f"app.conf.update({FORMAT})\napp.log.setup('INFO', redirect_stdouts=True, redirect_level={level!r})\n" + PRINT
+    )
+    assert ours[0] == f"W {level} celery.redirected one line"
+    assert ours == theirs.splitlines()
+
+
+def test_pieces_make_a_line() -> None:
+    """What is written in pieces is one line; a flush ends it. A handler that writes there itself is no circle."""
+    code = """
+import logging, sys
+from celeriac import Celeriac
+from celeriac.app import log
+class Handler(logging.Handler):
+    def emit(self, record):
+        print("logged", record.getMessage())
+logging.getLogger().addHandler(Handler())
+log.setup(Celeriac("x", set_as_current=False).conf, "INFO", redirect=True)
+log.setup(Celeriac("x", set_as_current=False).conf, "INFO", redirect=True)
+print("a", 1, "b")
+print("no end", end="", flush=True)
+print("later")
+print(sys.stdout.fileno(), file=sys.stderr)
+"""
+    assert we_say(code) == ["logged a 1 b", "logged no end", "logged later", "logged 1"]
+
+
+@pytest.mark.parametrize("hijack", [True, False])
+def test_hijacking_is_celerys(hijack: bool) -> None:
+    """Handlers of the root logger are replaced, or stay, as the setting says; nobody is asked twice for one line."""
+    code = """
+import logging, sys
+sys.stderr = sys.__stderr__ = sys.stdout
+logging.basicConfig(stream=sys.stdout, format="mine %(message)s", level="ERROR")
+"""
+    said = "logging.getLogger('plain').info('said')\nlogging.getLogger('celery').info('said')\n"
+    settings = f"{FORMAT}, worker_hijack_root_logger={hijack}"
+    ours = we_say(
+        f"{code}from celeriac import Celeriac\nfrom celeriac.app import log\n"
+        f"log.setup(Celeriac('x', set_as_current=False, {settings}).conf, 'INFO')\n{said}"
+    )
+    theirs = celery_says(
+        f"{code}from celery import Celery\napp = Celery('x')\napp.conf.update({settings})\n"
+        f"app.log.setup('INFO')\n{said}"
+    )
+    if hijack:
+        assert ours == ["W INFO plain said", "W INFO celery said"] == theirs.splitlines()
+    else:  # the level of the root logger is the user's as well, which Celery sets all the same
+        assert ours == ["mine said"]
+        assert theirs.splitlines() == ["mine said", "mine said"]
+
+
+def test_a_worker_logs_what_tasks_print(tmp_path: Path) -> None:
+    """It is in the log file too; `worker_redirect_stdouts = False` leaves it where it was."""
+    project = Project(tmp_path, {"tasks.py": """
+from celeriac import Celeriac
+app = Celeriac("tasks")
+@app.task
+def say(text):
+    print("said", text)
+"""})  # fmt: skip
+    (tmp_path / "pyproject.toml").touch()
+    for flag in ("True", "False"):
+        log = tmp_path / f"{flag}.log"
+        with project.worker("-c", "1", "-f", str(log), f"worker_redirect_stdouts={flag}", app="tasks") as worker:
+            with project.python("-c", "import tasks; tasks.say.delay('it').get(timeout=20)") as script:
+                assert script.wait(30) == 0, script.output + worker.output
+            assert worker.terminate() == 0
+        lines = [line for line in log.read_text().splitlines() if line.endswith("said it")]
+        assert [line.partition(": ")[2].partition("/")[0] for line in lines] == (["WARNING"] if flag == "True" else [])
+        assert ("said it" in worker.output) is (flag == "False")

@@ -257,7 +257,8 @@ def test_logging_is_set_up_when_a_level_is_given(project: str, monkeypatch: pyte
     load(project)
     assert not seen
     load(project, loglevel=logging.INFO, logfile=None, color=False)
-    assert seen == [(logging.INFO, None, False)]
+    load(project, loglevel=logging.INFO, in_process=True)
+    assert seen == [(logging.INFO, None, False, True), (logging.INFO, None, None, False)]
 
 
 def test_a_log_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from celeriac.drivers.amqp.url import Tls, parse, parse_all
+from celeriac.drivers.amqp.url import parse, parse_all
+from celeriac.drivers.server_url import Tls
 from celeriac.errors import ImproperlyConfigured
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from celeriac.backends.redis import RedisBackend, RedisReader
 from celeriac.brokers.redis import RedisBroker, RedisSender
-from celeriac.drivers.redis.url import Server, Tls, flag, parse
+from celeriac.drivers.redis.url import Server, flag, parse
+from celeriac.drivers.server_url import Tls
 from celeriac.errors import ImproperlyConfigured
 
 

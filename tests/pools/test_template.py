@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 
 from celeriac.model.outcome import Catalogue
@@ -49,6 +50,16 @@ def test_threads_make_children_start_afresh() -> None:
         child.until_running(child.seq)
         rig.process.kill()
         assert gone(child.pid)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_the_start_method_is_obeyed(method: str) -> None:
+    """A forked child is a copy of the template; one that is spawned is a Python of its own that imports the app."""
+    with Rig(start_method=method) as rig:
+        assert rig.catalogue().threads == ()
+        child = rig.child()
+        assert child.outcome(child.run("add", 1, 2)) == 3
+        assert ("celeriac.pools.template" in psutil.Process(child.pid).cmdline()) is (method == "fork")
 
 
 def test_children_are_independent() -> None:

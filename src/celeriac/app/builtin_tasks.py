@@ -8,8 +8,8 @@ from typing import Any
 
 from celeriac.app import publish
 from celeriac.app.canvas import chord, chunks, maybe_signature, signature
-from celeriac.app.handle import result_from_tuple
 from celeriac.app.joining import allow_join_result
+from celeriac.app.lineage import result_from_tuple
 from celeriac.canvas import tree
 from celeriac.errors import ChordError, OperationalError, Retry
 from celeriac.model import states

@@ -13,7 +13,7 @@ from typing import Any
 
 from celeriac import telemetry
 from celeriac.app.canvas import maybe_signature
-from celeriac.app.handle import EagerResult
+from celeriac.app.eager_result import EagerResult
 from celeriac.app.publish import many, worker_request
 from celeriac.errors import Ignore, Reject, Retry
 from celeriac.model import states

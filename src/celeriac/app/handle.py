@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import aclosing, closing
 from datetime import datetime
@@ -10,14 +9,16 @@ from typing import Any, Generic, TypeVar
 
 from celeriac.app import registry, results
 from celeriac.app.joining import assert_will_not_block
-from celeriac.app.lineage import Lineage, ResultBase, ancestors, everything
+from celeriac.app.lineage import Lineage, ResultBase, ancestors, everything, result_from_tuple
 from celeriac.app.results import Results
+from celeriac.app.waiting import too_late, wait
 from celeriac.errors import TimeoutError
 from celeriac.model import states
 from celeriac.wire.record import Record
 
 R = TypeVar("R", covariant=True)
 Then = Callable[..., Any]
+
 
 class AsyncResult(Lineage, Generic[R]):
     """The result of one task, by its id. Equal to another of the same id, and to the id itself.
@@ -31,6 +32,8 @@ class AsyncResult(Lineage, Generic[R]):
     TimeoutError = TimeoutError
     bound_app: Any = None
     """The app of a class that an app has made for itself (`app.AsyncResult`)."""
+    is_stored = True
+    """It lies in the result store."""
 
     def __init__(
         self,
@@ -397,145 +400,11 @@ class AsyncResult(Lineage, Generic[R]):
         return cls, (self.id, None, self.task_name, None, self.parent)
 
 
-def too_late(what: str, timeout: float | None) -> TimeoutError:
-    """The error of a result that did not come."""
-    return TimeoutError(f"no result of {what} within {timeout:g} s" if timeout is not None else f"no result of {what}")
-
-
-def wait(
-    backend: Results,
-    ids: list[str],
-    timeout: float | None,
-    interval: float = 0.5,
-    on_interval: Callable[[], Any] | None = None,
-) -> Generator[Record, None, None]:
-    """The records of these ids as they are and as they change. Raises TimeoutError."""
-    reader = backend.reader
-    end = None if timeout is None else time.monotonic() + timeout
-    while True:
-        left = None if end is None else max(0.0, end - time.monotonic())
-        once = left if on_interval is None else interval if left is None else min(left, interval)
-        with reader.watch(ids, once) as changes:
-            for task_id, document in changes:
-                yield backend.read(task_id, document)
-        if on_interval is None or (end is not None and time.monotonic() >= end):
-            raise too_late(ids[0] if len(ids) == 1 else f"{ids[0]} and {len(ids) - 1} more", timeout)
-        on_interval()
-
-
 def forgotten(result: Any) -> list[str]:
     """The ids whose documents are to be deleted when a result is forgotten; their handles know nothing any more."""
     ids = []
     for node in everything(result):
-        if isinstance(node, AsyncResult) and not isinstance(node, EagerResult):
+        if isinstance(node, AsyncResult) and node.is_stored:
             node._found = node._error = None
             ids.append(node.id)
     return ids
-
-
-class EagerResult(AsyncResult[R]):
-    """The result of a task that ran in the caller's process (`apply`, `task_always_eager`). Known from the start."""
-
-    __slots__ = ("_state", "_stored", "_traceback", "_value_now")
-
-    def __init__(
-        self, id: str, ret_value: Any, state: str, traceback: str | None = None, name: str | None = None
-    ) -> None:
-        super().__init__(id, task_name=name)
-        self._value_now = ret_value
-        self._state = state
-        self._traceback = traceback
-
-    def _look(self) -> Record:
-        return Record(self.id, self._state, self._value_now, self._traceback, name=self.task_name)
-
-    def _value(self, found: Record) -> Any:
-        return self._value_now
-
-    def get(
-        self,
-        timeout: float | None = None,
-        propagate: bool = True,
-        *_: Any,
-        disable_sync_subtasks: bool = True,
-        **__: Any,
-    ) -> R:
-        """What the task returned; raises what it raised."""
-        if disable_sync_subtasks:
-            assert_will_not_block()
-        if self._state in states.PROPAGATE_STATES and propagate:
-            raise self._raisable(self._value_now)
-        return self._value_now  # type: ignore[no-any-return]
-
-    wait = get
-
-    async def aget(self, timeout: float | None = None, propagate: bool = True, *_: Any, **__: Any) -> R:
-        """`get`."""
-        return self.get(propagate=propagate)
-
-    @property
-    def is_open(self) -> bool:
-        """False: it has run."""
-        return False
-
-    def ready(self) -> bool:
-        """True: it has run."""
-        return True
-
-    def then(self, callback: Then | None, on_error: Then | None = None, weak: bool = False) -> AsyncResult[R]:
-        """Call at once what is to be called."""
-        self._tell(self._look(), callback, on_error)
-        return self
-
-    def forget(self) -> None:
-        """Nothing is stored."""
-
-    async def aforget(self) -> None:
-        """Nothing is stored."""
-
-    def exists(self) -> bool:
-        """True."""
-        return True
-
-    def revoke(self, *_: Any, **__: Any) -> None:
-        """Say REVOKED from now on."""
-        self._state = states.REVOKED
-
-    @property
-    def supports_native_join(self) -> bool:
-        """False: there is nothing to wait for."""
-        return False
-
-    @property
-    def children(self) -> None:
-        """Not recorded."""
-        return None
-
-    def __repr__(self) -> str:
-        return f"<EagerResult: {self.id}>"
-
-    def __reduce__(self) -> Any:
-        return EagerResult, (self.id, self._value_now, self._state, self._traceback, self.task_name)
-
-
-def result_from_tuple(form: Any, app: Any = None) -> Any:
-    """The handle that `as_tuple` gave this form of: an AsyncResult, or a GroupResult. A handle is given back."""
-    if isinstance(form, ResultBase):
-        return form
-    app = registry.app_or_default(app)
-    line: list[tuple[str, Any]] = []
-    result: Any = None
-    while form:
-        if isinstance(form, str):
-            result = app.AsyncResult(form)
-            break
-        head, members = form
-        task_id, form = head if isinstance(head, list | tuple) else (head, None)
-        line.append((task_id, members))
-    for task_id, members in reversed(line):
-        if members is None:
-            result = app.AsyncResult(task_id, parent=result)
-        else:
-            found = [result_from_tuple(member, app) for member in members]
-            result = app.GroupResult(task_id, found, parent=result)
-    return result

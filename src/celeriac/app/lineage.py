@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from celeriac.app import registry
 from celeriac.errors import IncompleteStream
 
 
@@ -115,3 +116,26 @@ def everything(result: Any) -> Iterator[Any]:
         parent = getattr(node, "parent", None)
         if parent is not None:
             line.append(parent)
+
+
+def result_from_tuple(form: Any, app: Any = None) -> Any:
+    """The handle that `as_tuple` gave this form of: an AsyncResult, or a GroupResult. A handle is given back."""
+    if isinstance(form, ResultBase):
+        return form
+    app = registry.app_or_default(app)
+    line: list[tuple[str, Any]] = []
+    result: Any = None
+    while form:
+        if isinstance(form, str):
+            result = app.AsyncResult(form)
+            break
+        head, members = form
+        task_id, form = head if isinstance(head, list | tuple) else (head, None)
+        line.append((task_id, members))
+    for task_id, members in reversed(line):
+        if members is None:
+            result = app.AsyncResult(task_id, parent=result)
+        else:
+            found = [result_from_tuple(member, app) for member in members]
+            result = app.GroupResult(task_id, found, parent=result)
+    return result

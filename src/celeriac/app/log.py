@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from celeriac import telemetry
+from celeriac.app import printed
 from celeriac.errors import ImproperlyConfigured
 from celeriac.runtime import context
 from celeriac.runtime.lines import PLAIN_FD
@@ -56,14 +57,21 @@ def level_number(name: str | int) -> int:
     return number
 
 
-def setup(conf: Any, loglevel: str | int, logfile: str | None = None, color: bool | None = None) -> None:
+def setup(
+    conf: Any, loglevel: str | int, logfile: str | None = None, color: bool | None = None, redirect: bool = False
+) -> None:
     """Set logging up for a worker's process. Does nothing when the `setup_logging` signal has a receiver; sets only the
-    level of celeriac's and Celery's loggers when the root logger has handlers already."""
+    level of celeriac's and Celery's loggers when the root logger has handlers already, unless
+    `worker_hijack_root_logger` says to take them away. `redirect`: what is printed here goes to the log, as far as
+    `worker_redirect_stdouts` says so."""
     level = level_number(loglevel)
     plain, own = conf.worker_log_format or WORKER_FORMAT, conf.worker_task_log_format or TASK_FORMAT
     answers = telemetry.setup_logging.send(None, loglevel=level, logfile=logfile, format=plain, colorize=color)
     if answers:
         return
+    if conf.worker_hijack_root_logger:
+        for name in (None, "celery", "celery.task", printed.LOGGER):
+            logging.getLogger(name).handlers.clear()
     for name in ("celeriac", "celery", "celery.task"):
         logging.getLogger(name).setLevel(level)
     root, tasks = logging.getLogger(), logging.getLogger("celery.task")
@@ -85,6 +93,8 @@ def setup(conf: Any, loglevel: str | int, logfile: str | None = None, color: boo
         (telemetry.after_setup_task_logger, tasks, own),
     ):
         signal.send(None, logger=logger, loglevel=level, logfile=logfile, format=format_, colorize=color)
+    if redirect and conf.worker_redirect_stdouts:
+        printed.redirect(level_number(conf.worker_redirect_stdouts_level))
 
 
 def _handler(logfile: str | None, formatter: logging.Formatter) -> logging.Handler:
@@ -94,6 +104,7 @@ def _handler(logfile: str | None, formatter: logging.Formatter) -> logging.Handl
 
         handler = WatchedFileHandler(logfile)  # what rotates the file may move it away
     else:
-        handler = logging.StreamHandler(sys.stderr)
+        stream = sys.stderr
+        handler = logging.StreamHandler(stream.stream if isinstance(stream, printed.LogStream) else stream)
     handler.setFormatter(formatter)
     return handler

@@ -12,8 +12,8 @@ from celeriac.app.config import symbol
 from celeriac.app.loading import Discovery, Loader, Packages, discover
 from celeriac.app.registry import TaskRegistry
 from celeriac.app.settled import Settled
-from celeriac.app.task import SETTINGS
 from celeriac.app.task import Task as AnyTask
+from celeriac.app.task_options import SETTINGS
 from celeriac.errors import DuplicateTaskNameWarning
 from celeriac.runtime.context import current
 from celeriac.telemetry import Signal

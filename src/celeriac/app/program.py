@@ -33,8 +33,8 @@ def load(spec: Mapping[str, Any]) -> Program:
     """Import the app that `spec` names. Raises ImproperlyConfigured when there is none.
 
     Keys: `app` (the text of -A), `workdir`, `include` (modules), `settings` (`key=value` words or pairs), `hostname`,
-    `time_limit` and `soft_time_limit` of the worker, `events`, `oid` of the app in the parent; `loglevel`, `logfile`,
-    `color`."""
+    `time_limit` and `soft_time_limit` of the worker, `events`, `oid` of the app in the parent, `in_process`;
+    `loglevel`, `logfile`, `color`."""
     workdir = spec.get("workdir") or os.getcwd()
     app = find_app(spec["app"], workdir=workdir)
     words = spec.get("settings") or ()
@@ -63,7 +63,8 @@ class Program:
         app.set_default()
         app.set_current()
         if spec.get("loglevel") is not None:
-            log.setup(app.conf, spec["loglevel"], spec.get("logfile"), spec.get("color"))
+            redirect = not spec.get("in_process")  # a debugger talks to its user over these streams
+            log.setup(app.conf, spec["loglevel"], spec.get("logfile"), spec.get("color"), redirect)
         for module in spec.get("include") or ():
             app.loader.import_module(module)
         app.loader.import_default_modules()

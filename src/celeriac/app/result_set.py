@@ -7,10 +7,11 @@ from contextlib import aclosing, closing
 from typing import Any
 
 from celeriac.app import registry, results
-from celeriac.app.handle import AsyncResult, Then, forgotten, result_from_tuple, too_late, wait
+from celeriac.app.handle import AsyncResult, Then, forgotten
 from celeriac.app.joining import assert_will_not_block
-from celeriac.app.lineage import Lineage, ResultBase
+from celeriac.app.lineage import Lineage, ResultBase, result_from_tuple
 from celeriac.app.results import Results
+from celeriac.app.waiting import too_late, wait
 from celeriac.model import states
 from celeriac.wire.record import Record
 

@@ -102,6 +102,8 @@ def worker_config(app: WorkedApp, options: WorkerOptions) -> WorkerConfig:
             "logfile": options.logfile,
             "color": options.color,
             "pool": pool,
+            "start_method": options.start_method or conf.worker_pool_start_method,
+            "in_process": options.in_process,
             "time_limit": options.time_limit,
             "soft_time_limit": options.soft_time_limit,
             "events": events,

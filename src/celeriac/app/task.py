@@ -1,4 +1,5 @@
-"""Tasks: what `@app.task` makes of a function, and the class to derive one's own from."""
+"""Tasks: what `@app.task` makes of a function, and the class to derive one's own from. What a task is stands in
+`task_options`, how it is sent in `task_sending`."""
 
 from __future__ import annotations
 
@@ -7,21 +8,16 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
+from typing import Any, ClassVar, NoReturn, ParamSpec, TypeVar, overload
 
 import msgspec
 
-from celeriac import errors, telemetry
-from celeriac.app import adding, bulk, canvas, publish, registry, replacing, retrying
-from celeriac.app.attributes import CurrentApp, FromSetting, held
+from celeriac import errors
+from celeriac.app import adding, canvas, registry, replacing, retrying
 from celeriac.app.canvas import Signature, maybe_signature, signature
-from celeriac.app.checking import Shape
-from celeriac.app.handle import AsyncResult as Handle
-from celeriac.app.handle import EagerResult
-from celeriac.app.plan import Plan, make_plan
-from celeriac.app.transaction import outlet
+from celeriac.app.task_options import HANDLERS
+from celeriac.app.task_sending import Sending
 from celeriac.errors import Ignore, ImproperlyConfigured, OperationalError, Retry
-from celeriac.model.outcome import TaskTraits
 from celeriac.runtime.context import Context, current
 from celeriac.wire.ids import new_id
 from celeriac.wire.task import TaskMessage
@@ -29,13 +25,9 @@ from celeriac.wire.task import TaskMessage
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
 T = TypeVar("T")
-Calls = Iterable[Sequence[Any] | Mapping[str, Any]]
-
-HANDLERS = ("before_start", "on_success", "on_retry", "on_failure", "after_return", "__call__")
-_before, _after, _sent = telemetry.before_task_publish, telemetry.after_task_publish, telemetry.task_sent
 
 
-class Task(Generic[P, R]):
+class Task(Sending[P, R]):
     """A task. `delay` and `apply_async` send it, calling it runs the function here.
 
     Derive from it for handlers and options of many tasks: `@app.task(base=MyTask)`. One instance serves all runs."""
@@ -45,86 +37,7 @@ class Task(Generic[P, R]):
     MaxRetriesExceededError: ClassVar[type[Exception]] = errors.MaxRetriesExceededError
     OperationalError: ClassVar[type[Exception]] = OperationalError
 
-    __name__: str
-    app: Any = CurrentApp()
-    name: str = cast(str, None)
-    abstract: bool = True
-    typing: bool | None = None
-    """Check arguments when the task is called. None: as the app says."""
-    max_retries: int | None = 3
-    """None: for ever."""
-    default_retry_delay: Any = FromSetting("task_default_retry_delay")
-    """Seconds."""
-    rate_limit: Any = FromSetting("task_default_rate_limit")
-    ignore_result: Any = FromSetting("task_ignore_result")
-    trail: bool = True
-    """Record the tasks that a run sends as children of its result."""
-    send_events: bool = True
-    store_errors_even_if_ignored: Any = FromSetting("task_store_errors_even_if_ignored")
-    store_eager_result: Any = FromSetting("task_store_eager_result")
-    serializer: Any = FromSetting("task_serializer")
-    compression: str | None = None
-    queue: Any = None
-    exchange: Any = None
-    exchange_type: str | None = None
-    routing_key: str | None = None
-    delivery_mode: Any = None
-    mandatory: bool | None = None
-    immediate: bool | None = None
-    priority: Any = FromSetting("task_default_priority")
-    expires: Any = None
-    time_limit: float | None = None
-    soft_time_limit: float | None = None
-    track_started: Any = FromSetting("task_track_started")
-    acks_late: Any = FromSetting("task_acks_late")
-    acks_on_failure_or_timeout: Any = FromSetting("task_acks_on_failure_or_timeout", last=True)
-    acks_on_failure: Any = FromSetting(
-        "task_acks_on_failure", "task_acks_on_failure_or_timeout", umbrella="acks_on_failure_or_timeout", last=True
-    )
-    acks_on_timeout: Any = FromSetting(
-        "task_acks_on_timeout", "task_acks_on_failure_or_timeout", umbrella="acks_on_failure_or_timeout", last=True
-    )
-    reject_on_worker_lost: Any = FromSetting("task_reject_on_worker_lost")
-    retry_on_worker_lost: Any = FromSetting("task_retry_on_worker_lost")
-    throws: tuple[type[BaseException], ...] = ()
-    """Errors that are expected: logged without a traceback."""
-    resultrepr_maxsize: int = 1024
-    autoretry_for: Sequence[type[BaseException]] = ()
-    dont_autoretry_for: Sequence[type[BaseException]] = ()
-    retry_kwargs: Mapping[str, Any] = {}
-    retry_backoff: float | bool = False
-    """True: a factor of 1 second; a number: that factor; doubled with each retry."""
-    retry_backoff_max: float = 600
-    retry_jitter: bool = True
-    link: Any = None
-    """Signatures that follow each run of this task, beside those of the call."""
-    link_error: Any = None
-    """Signatures that follow each failure of this task, beside those of the call."""
-
-    _backend: Any = None
-    _plan: Plan | None = None
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        for name in SETTINGS:  # None means: as the app says
-            if name in cls.__dict__ and cls.__dict__[name] is None:
-                delattr(cls, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name in _WATCHED:
-            self.forget_plans()
-
-    def forget_plans(self) -> None:
-        """Something that things were worked out from has changed."""
-        for name in ("_plan", "_options", "overridden", "shape", "is_async"):
-            self.__dict__.pop(name, None)
-
     # Running
-
-    def run(self, *args: Any, **kwargs: Any) -> Any:
-        """What the task does."""
-        raise NotImplementedError("a task must define run()")
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here, with a request of its own."""
@@ -207,262 +120,6 @@ class Task(Generic[P, R]):
         """The handlers that are really there."""
         cls, own = type(self), self.__dict__
         return frozenset(name for name in HANDLERS if name in own or getattr(cls, name) is not getattr(Task, name))
-
-    @cached_property
-    def is_async(self) -> bool:
-        """`run` is a coroutine function."""
-        import inspect
-
-        return inspect.iscoroutinefunction(self.__dict__.get("_orig_run", self.run))
-
-    @cached_property
-    def shape(self) -> Shape:
-        """What `run` takes."""
-        return Shape(self.__dict__.get("_orig_run", self.run))
-
-    # Sending
-
-    @overload
-    def delay(self: Task[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> Handle[T]: ...
-
-    @overload
-    def delay(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]: ...
-
-    def delay(self, *args: Any, **kwargs: Any) -> Any:
-        """Send the task with these arguments. Returns when the broker has it safe; raises OperationalError when that
-        takes longer than `task_publish_timeout`, TypeError for arguments that the function does not take."""
-        plan = self.direct()
-        if plan is None:
-            return self.apply_async(args, kwargs)
-        arity = plan.arity
-        if arity is not None and (len(args) != arity or kwargs):
-            self.shape.check(args, kwargs)
-        request = current.get()
-        if request is not None:
-            request = publish.worker_request()
-        envelope = bulk.envelope(plan, request, args, kwargs)
-        began = time.monotonic()
-        try:
-            plan.sender.publish((envelope,), plan.timeout)
-        except OperationalError as error:
-            publish.again(plan.sender, (envelope,), began + plan.timeout, self.app.publish_pauses(), error)
-        return bulk.handle(self, plan, request, envelope.id)
-
-    def direct(self) -> Plan | None:
-        """How messages are sent that depend on nothing but ids, arguments and the canvas; None: anything may have a
-        say."""
-        app = self.app
-        plan = self._plan
-        if plan is None or plan.stamp is not app.stamp:
-            plan = self._plan = make_plan(self)
-        if (
-            plan.pack is None
-            or _before.receivers
-            or _after.receivers
-            or _sent.receivers
-            or app.conf["task_always_eager"]
-            or outlet(app) is not None
-            or getattr(self.apply_async, "__func__", None) is not _PLAIN["apply_async"]
-            or getattr(app.send_task, "__func__", None) is not plan.send_task
-        ):
-            return None
-        return plan
-
-    def is_sent_plainly(self, method: str) -> bool:
-        """Neither `method` (`apply_async`, `aapply_async`) is overridden nor the app's `send_task`."""
-        app = self.app
-        return (
-            getattr(getattr(self, method), "__func__", None) is _PLAIN[method]
-            and getattr(app.send_task, "__func__", None) is app.plain_send_task.__func__
-        )
-
-    def outgoing(self, args: Any, kwargs: Any, options: Mapping[str, Any]) -> publish.Outgoing:
-        """What `apply_async` sends: everything that is to be known before anything is sent."""
-        given = dict(options)
-        link, link_error = given.pop("link", None), given.pop("link_error", None)
-        task_id, shadow = given.pop("task_id", None), given.pop("shadow", None)
-        ready = self._ready(args, kwargs, task_id, link, link_error, shadow, given)
-        return publish.prepare(self.app, self.name, ready.pop("args"), ready.pop("kwargs"), ready, self)
-
-    @overload
-    def delay_many(self: Task[P, Coroutine[Any, Any, T]], calls: Calls) -> list[Handle[T]]: ...
-
-    @overload
-    def delay_many(self, calls: Calls) -> list[Handle[R]]: ...
-
-    def delay_many(self, calls: Calls) -> list[Any]:
-        """Send the task once for each of `calls`: a tuple or list of positional arguments, or a dict of named ones.
-        Many times faster than a `delay` for each: a thousand go to the broker together. Returns when it has all.
-
-        Raises OperationalError when it could not take them in time: each thousand before those is sent, and of these
-        some may be. Raises TypeError for arguments that the function does not take; those before may be sent."""
-        plan = self.direct()
-        if plan is None:
-            return [self.apply_async(*bulk.arguments(call)) for call in calls]
-        return bulk.send(self, plan, calls)
-
-    @overload
-    async def adelay_many(self: Task[P, Coroutine[Any, Any, T]], calls: Calls) -> list[Handle[T]]: ...
-
-    @overload
-    async def adelay_many(self, calls: Calls) -> list[Handle[R]]: ...
-
-    async def adelay_many(self, calls: Calls) -> list[Any]:
-        """`delay_many` for coroutines."""
-        plan = self.direct()
-        if plan is None:
-            return [await self.aapply_async(*bulk.arguments(call)) for call in calls]
-        return await bulk.asend(self, plan, calls)
-
-    @property
-    def computes_shadow(self) -> bool:
-        """`shadow_name` is overridden."""
-        return type(self).shadow_name is not Task.shadow_name
-
-    @property
-    def makes_results(self) -> bool:
-        """Handles of its results are its own affair: it has a result store of its own, or overrides `AsyncResult`."""
-        return self._backend is not None or type(self).AsyncResult is not Task.AsyncResult
-
-    @property
-    def checks_arguments(self) -> bool:
-        """Whether a call is checked against the function's parameters."""
-        return bool(self.app.strict_typing if self.typing is None else self.typing)
-
-    @overload
-    async def adelay(self: Task[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> Handle[T]: ...
-
-    @overload
-    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]: ...
-
-    async def adelay(self, *args: Any, **kwargs: Any) -> Any:
-        """`delay` for coroutines: the loop runs on while the broker takes the message."""
-        return await self.aapply_async(args, kwargs)
-
-    @overload
-    def apply_async(
-        self: Task[P, Coroutine[Any, Any, T]],
-        args: Iterable[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        task_id: str | None = None,
-        producer: Any = None,
-        link: Any = None,
-        link_error: Any = None,
-        shadow: str | None = None,
-        **options: Any,
-    ) -> Handle[T]: ...
-
-    @overload
-    def apply_async(
-        self,
-        args: Iterable[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        task_id: str | None = None,
-        producer: Any = None,
-        link: Any = None,
-        link_error: Any = None,
-        shadow: str | None = None,
-        **options: Any,
-    ) -> Handle[R]: ...
-
-    def apply_async(
-        self,
-        args: Iterable[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        task_id: str | None = None,
-        producer: Any = None,
-        link: Any = None,
-        link_error: Any = None,
-        shadow: str | None = None,
-        **options: Any,
-    ) -> Any:
-        """Send the task.
-
-        Options: `countdown` (seconds) or `eta` (datetime or ISO text), `expires` (seconds, datetime or ISO text),
-        `queue`, `exchange`, `routing_key`, `priority`, `serializer`, `compression`, `delivery_mode`, `headers`,
-        `time_limit`, `soft_time_limit`, `ignore_result`, `retry`, `retry_policy`, `timeout` (seconds that sending may
-        take in all), `reply_to`, `root_id`, `parent_id`, `group_id`, `group_index`, `chord`, `chain`, `shadow`,
-        `argsrepr`, `kwargsrepr`, `origin`, `add_to_parent`, `route_name`, `router`, `result_cls`, `stamped_headers`
-        with one key for each stamp, `replaced_task_nesting`, `retries`. Any other one becomes a property of the
-        message. A `connection` or `producer` is accepted and not needed.
-
-        `link` and `link_error` are signatures, or lists of them. Returns and raises as `delay` does."""
-        ready = self._ready(args, kwargs, task_id, link, link_error, shadow, options)
-        if not isinstance(ready, dict):
-            return ready.run()
-        return self.app.send_task(self.name, producer=producer, **ready)
-
-    async def aapply_async(
-        self,
-        args: Iterable[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        task_id: str | None = None,
-        producer: Any = None,
-        link: Any = None,
-        link_error: Any = None,
-        shadow: str | None = None,
-        **options: Any,
-    ) -> Any:
-        """`apply_async` for coroutines."""
-        ready = self._ready(args, kwargs, task_id, link, link_error, shadow, options)
-        if not isinstance(ready, dict):
-            return await ready.arun()
-        return await self.app.asend_task(self.name, producer=producer, **ready)
-
-    def _ready(
-        self, args: Any, kwargs: Any, task_id: Any, link: Any, link_error: Any, shadow: Any, options: dict[str, Any]
-    ) -> Any:
-        """What `send_task` is given, as a dict; in eager mode the run itself."""
-        app = self.app
-        app.prepare_task(self)
-        given_args, given_kwargs = _arguments(args, kwargs)
-        if self.checks_arguments:
-            self.shape.check(given_args, given_kwargs)
-        link = _linked(self.link, link)
-        link_error = _linked(self.link_error, link_error)
-        if app.conf["task_always_eager"]:
-            from celeriac.app import eager
-
-            hard, soft = (options.get(key, getattr(self, key)) for key in ("time_limit", "soft_time_limit"))
-            eager.check_limits(hard, soft)
-            serializer = options.get("serializer") or self.serializer
-            given_args, given_kwargs = eager.round_trip(app, given_args, given_kwargs, serializer)
-            return eager.Run(self, given_args, given_kwargs, link, link_error, task_id, options=options)
-        shadow = shadow or self.shadow_name(given_args, given_kwargs, options)
-        return {
-            **options,
-            "args": given_args, "kwargs": given_kwargs, "task_id": task_id, "link": link, "link_error": link_error,
-            "shadow": shadow, "task_type": self, "result_cls": options.get("result_cls") or self.AsyncResult,
-        }  # fmt: skip
-
-    def shadow_name(self, args: Any, kwargs: Any, options: Mapping[str, Any]) -> str | None:
-        """Another name for logs and events; override it to compute one."""
-        return None
-
-    def apply(
-        self,
-        args: Iterable[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        link: Any = None,
-        link_error: Any = None,
-        task_id: str | None = None,
-        retries: int | None = None,
-        throw: bool | None = None,
-        logfile: str | None = None,
-        loglevel: int | None = None,
-        headers: Mapping[str, Any] | None = None,
-        **options: Any,
-    ) -> EagerResult[Any]:
-        """Run the task here and now, retries included, as a worker would. `throw`: raise what it raises; None: as
-        `task_eager_propagates` says."""
-        from celeriac.app import eager
-
-        self.app.prepare_task(self)
-        given_args, given_kwargs = _arguments(args, kwargs)
-        return eager.Run(
-            self, given_args, given_kwargs, link, link_error, task_id, retries=retries or 0, throw=throw,
-            options={**options, "headers": headers, "logfile": logfile, "loglevel": loglevel},
-        ).run()  # fmt: skip
 
     # Inside a run
 
@@ -628,21 +285,6 @@ class Task(Generic[P, R]):
 
     # The task as a part of its app
 
-    @property
-    def backend(self) -> Any:
-        """The result store: the app's, unless the task was given its own."""
-        return self.app.backend if self._backend is None else self._backend
-
-    @backend.setter
-    def backend(self, backend: Any) -> None:
-        self._backend = backend
-        self._plan = None
-
-    def AsyncResult(self, task_id: str, **more: Any) -> Handle[Any]:
-        """The handle of a result of this task."""
-        result: Handle[Any] = self.app.AsyncResult(task_id, backend=self._backend, task_name=self.name, **more)
-        return result
-
     @classmethod
     def bind(cls, app: Any) -> Any:
         """Make an app this class's own."""
@@ -668,30 +310,6 @@ class Task(Generic[P, R]):
                 wrapped.__around__ = original
         setattr(self, attr, wrapped)
 
-    def traits(self) -> TaskTraits:
-        """What a worker's parent has to know of the task, with the settings filled in."""
-        conf = self.app.conf
-        rate = self.rate_limit
-        return TaskTraits(
-            name=self.name,
-            acks_late=bool(self.acks_late),
-            acks_on_failure=bool(self.acks_on_failure),
-            acks_on_timeout=bool(self.acks_on_timeout),
-            reject_on_worker_lost=bool(self.reject_on_worker_lost),
-            time_limit=_seconds(self.time_limit) or _seconds(conf["task_time_limit"]),
-            soft_time_limit=_seconds(self.soft_time_limit) or _seconds(conf["task_soft_time_limit"]),
-            rate_limit=None if not rate else str(rate),
-            ignore_result=bool(self.ignore_result),
-            track_started=bool(self.track_started),
-            send_events=bool(self.send_events),
-            is_async=self.is_async,
-        )
-
-    def freeze_settings(self) -> None:
-        """Read the settings behind attributes once and for all: in a child they don't change, and runs ask for them."""
-        found = {name: getattr(self, name) for name in SETTINGS if held(self, name) is None}
-        self.__dict__.update(found)  # all at once: one of them stands for others
-
     def __repr__(self) -> str:
         if self.name is None:
             return f"<class {type(self).__name__} of {self.app}>"
@@ -708,18 +326,6 @@ class Task(Generic[P, R]):
         return self
 
 
-_PLAIN = {name: Task.__dict__[name] for name in ("apply_async", "aapply_async")}
-SETTINGS = tuple(name for name, value in vars(Task).items() if isinstance(value, FromSetting))
-"""Attributes that fall back to a setting."""
-_WATCHED = frozenset(
-    {
-        *HANDLERS, *SETTINGS, "compression", "queue", "exchange", "exchange_type", "routing_key", "delivery_mode",
-        "expires", "time_limit", "soft_time_limit", "link", "link_error", "typing", "run", "trail", "app", "name",
-    }
-)  # fmt: skip
-"""Attributes that what is worked out once depends on."""
-
-
 async def _under(request: Context, coroutine: Coroutine[Any, Any, T]) -> T:
     """Await the coroutine of a task that was called directly, with its own request."""
     token = current.set(request)
@@ -727,22 +333,6 @@ async def _under(request: Context, coroutine: Coroutine[Any, Any, T]) -> T:
         return await coroutine
     finally:
         current.reset(token)
-
-
-def _arguments(args: Any, kwargs: Any) -> tuple[Any, Any]:
-    if args is not None and not isinstance(args, list | tuple):
-        raise TypeError(f"args must be a list or tuple, not {type(args).__name__}")
-    if kwargs is not None and not isinstance(kwargs, Mapping):
-        raise TypeError(f"kwargs must be a mapping, not {type(kwargs).__name__}")
-    return args or (), kwargs or {}
-
-
-def _linked(own: Any, given: Any) -> Any:
-    return given if not own else [*publish.many(own), *publish.many(given)]
-
-
-def _seconds(value: Any) -> float | None:
-    return None if not value else float(value.total_seconds()) if hasattr(value, "total_seconds") else value
 
 
 def _message_of(request: Any, task: Task[..., Any]) -> TaskMessage:

@@ -49,7 +49,9 @@ def _all(module: str, names: Sequence[str] | str) -> dict[str, str]:
 
 
 _RESULTS = {
-    **_all("celeriac.app.handle", "AsyncResult EagerResult ResultBase result_from_tuple"),
+    **_all("celeriac.app.handle", "AsyncResult"),
+    **_all("celeriac.app.eager_result", "EagerResult"),
+    **_all("celeriac.app.lineage", "ResultBase result_from_tuple"),
     **_all("celeriac.app.result_set", "GroupResult ResultSet"),
     **_all(
         "celeriac.app.joining", "allow_join_result denied_join_result assert_will_not_block task_join_will_block"

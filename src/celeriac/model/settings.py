@@ -65,6 +65,11 @@ DIFFERENCES = (
         "worker_prefetch_multiplier = 4",
     ),
     Difference(
+        "worker_hijack_root_logger", True, False,
+        "A worker that finds handlers at the root logger leaves the logging that you have set up as it is.",
+        "worker_hijack_root_logger = True",
+    ),
+    Difference(
         "broker_url", "amqp://", "sqlite://",
         "Without a URL a file in the project is the broker: nothing to install, nothing to start.",
         'broker_url = "amqp://"',

@@ -110,11 +110,6 @@ class Pool:
             self._discard(child)
         self._watchman.stop()
 
-    def resize(self, processes: int) -> None:
-        """Grow or shrink to this number of children. Busy children finish first."""
-        self._target = max(1, processes)
-        self.balance()
-
     # --- intake
 
     def submit(self, call: Call) -> None:

@@ -121,7 +121,8 @@ class Template:
             self._say("failed", -1, text.encode("utf-8", "backslashreplace").decode())
             return False
         others = tuple(t.name for t in threading.enumerate() if t is not threading.main_thread())
-        self._spawns = bool(others) or order["kind"] in GREEN or not hasattr(os, "fork")
+        spawn = order["spec"].get("start_method") == "spawn"
+        self._spawns = spawn or bool(others) or order["kind"] in GREEN or not hasattr(os, "fork")
         self._known = frozenset(task.name for task in catalogue.tasks)
         self._say("catalogue", Catalogue(catalogue.tasks, others))
         # what is there now is shared by all children: a collection must not touch (and so copy) its pages

@@ -132,6 +132,17 @@ class BrokerRig:
         finally:
             await broker.close()
 
+    @asynccontextmanager
+    async def results(self) -> AsyncIterator[ResultBackend]:
+        """The result backend on the broker's server, closed at the end. Skips the test where there is none."""
+        backend = self.backend()
+        if backend is None:
+            pytest.skip("no result backend on the broker's server")
+        try:
+            yield backend
+        finally:
+            await backend.close()
+
     async def outlive(self, *living: Consumer) -> None:
         """Let two short leases pass while `living` renew theirs."""
         for _ in range(10):
@@ -207,6 +218,11 @@ def losses(blob: bytes) -> tuple[int, int]:
     """Child losses and worker losses that a blob tells of."""
     child, worker = json.loads(blob)["headers"].get("x-celeriac-losses", (0, 0))
     return child, worker
+
+
+def success(name: str, document: bytes = b'{"status": "SUCCESS"}', guard: bool = False) -> Store:
+    """A Store of what the task `name` returned."""
+    return Store(id=name, document=document, state="SUCCESS", expires=1000, guard=guard)
 
 
 def done(

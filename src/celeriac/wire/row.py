@@ -41,7 +41,6 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     """`{"stamped_headers": [...], "stamps": {...}}`."""
 
 
-Decode = Callable[[bytes], Any]
 _pieces = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _piece = msgspec.json.Decoder(msgspec.Raw).decode
 _plain = msgspec.json.decode

@@ -46,7 +46,6 @@ class WorkerConfig:
     event_exchange: str = "celeryev"
     remote_control: bool = True
     soft_shutdown_timeout: float = 0.0
-    sigterm_is_quit: bool = False
     in_process: bool = False
     control: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     """Control commands beside the built-in ones: name -> function(worker, **arguments)."""

@@ -61,7 +61,6 @@ class Dispatch:
         self.huge = False
         """Something huge went through since memory was last given back."""
         self.processed: dict[str, int] = {}
-        self.fenced = 0
         self.dead = 0
         self.together = True
         """Broker and result backend are one server."""
@@ -249,7 +248,6 @@ class Dispatch:
         self.known.pop(id(held), None)
         self._acking.pop(id(held), None)
         if certain:
-            self.fenced += 1
             telemetry.emit("fenced", id=held.head.id, task=held.head.task)
             log.warning(
                 "the completion of %s[%s] was refused: its lease had ended and the message was given to another "

@@ -62,7 +62,6 @@ class Session:
         self._store_offset = 0.0
         """The store's clock minus ours (monotonic)."""
         self._waiter: asyncio.Task[None] | None = None
-        self._waited = False
         self.consumer: Consumer | None = None
 
     async def run(self) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self, TypeVar
 
 from celeriac.app.canvas.chords import chord
-from celeriac.app.canvas.compound import TOO_DEEP, Compound, is_list, signatures
+from celeriac.app.canvas.compound import TOO_DEEP, Listed, is_list, signatures
 from celeriac.app.canvas.groups import group, shortened
 from celeriac.app.canvas.signatures import Signature, maybe_signature
 from celeriac.app.canvas.steps import Steps
@@ -19,7 +19,7 @@ S = TypeVar("S")
 
 
 @Signature.register_type()
-class chain(Compound[Any]):
+class chain(Listed):
     """Tasks that run one after the other: `chain(a.s(1), b.s())` is `a.s(1) | b.s()`.
 
     As with `|`, a group before a step is the header of a chord, so what comes of it may be a chord or a group. With a
@@ -54,27 +54,6 @@ class chain(Compound[Any]):
             },
             app,
         )  # fmt: skip
-
-    @classmethod
-    def adopt(cls, form: Mapping[str, Any], app: Any = None) -> Self:
-        """A chain with what stands in a dict."""
-        made = super().adopt(form, app)
-        kwargs = made["kwargs"] = dict(form.get("kwargs") or {})
-        kwargs["tasks"] = signatures(kwargs.get("tasks") or (), app)
-        return made
-
-    @property
-    def tasks(self) -> Any:
-        """The steps."""
-        return self["kwargs"]["tasks"]
-
-    @tasks.setter
-    def tasks(self, tasks: Any) -> None:
-        self["kwargs"]["tasks"] = tasks
-
-    def parts(self) -> Iterator[Any]:
-        """The steps."""
-        return iter(self.tasks)
 
     def _copy(self, args: Any, kwargs: Any, options: dict[str, Any]) -> Self:
         # what is given to a chain is meant for its first step

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from celeriac.app.canvas import sending
 from celeriac.app.canvas.signatures import Signature, maybe_signature
@@ -92,6 +92,31 @@ class Compound(Signature[R]):
         return sending.handle(app, node)
 
     _freeze = freeze
+
+
+class Listed(Compound[Any]):
+    """A compound whose parts stand in one list, `tasks`: a chain or a group."""
+
+    @classmethod
+    def adopt(cls, form: Mapping[str, Any], app: Any = None) -> Self:
+        """A chain or group with what stands in a dict."""
+        made = super().adopt(form, app)
+        kwargs = made["kwargs"] = dict(form.get("kwargs") or {})
+        kwargs["tasks"] = signatures(kwargs.get("tasks") or (), app)
+        return made
+
+    @property
+    def tasks(self) -> Any:
+        """The steps of a chain, or the members of a group."""
+        return self["kwargs"]["tasks"]
+
+    @tasks.setter
+    def tasks(self, tasks: Any) -> None:
+        self["kwargs"]["tasks"] = tasks
+
+    def parts(self) -> Iterator[Any]:
+        """The tasks."""
+        return iter(self.tasks)
 
 
 def signatures(found: Any, app: Any = None) -> list[Any]:

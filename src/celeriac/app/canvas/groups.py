@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
-from celeriac.app.canvas.compound import Compound, is_list, signatures
+from celeriac.app.canvas.compound import Listed, is_list, signatures
 from celeriac.app.canvas.signatures import Signature, maybe_signature
 from celeriac.app.publish import many
 from celeriac.app.result_set import GroupResult
@@ -13,7 +13,7 @@ from celeriac.wire.ids import new_id
 
 
 @Signature.register_type()
-class group(Compound[Any]):
+class group(Listed):
     """Tasks that run side by side: `group(a.s(1), b.s(2))`, or of a list or generator of them."""
 
     def __init__(self, *tasks: Any, **options: Any) -> None:
@@ -24,27 +24,6 @@ class group(Compound[Any]):
         app = options.get("app")
         super().__init__("celeriac.group", (), {"tasks": signatures(found, app)}, **options)
         self["task"], self["subtask_type"] = "celery.group", "group"
-
-    @classmethod
-    def adopt(cls, form: Mapping[str, Any], app: Any = None) -> Self:
-        """A group with what stands in a dict."""
-        made = super().adopt(form, app)
-        kwargs = made["kwargs"] = dict(form.get("kwargs") or {})
-        kwargs["tasks"] = signatures(kwargs.get("tasks") or (), app)
-        return made
-
-    @property
-    def tasks(self) -> Any:
-        """The members."""
-        return self["kwargs"]["tasks"]
-
-    @tasks.setter
-    def tasks(self, tasks: Any) -> None:
-        self["kwargs"]["tasks"] = tasks
-
-    def parts(self) -> Iterator[Any]:
-        """The members."""
-        return iter(self.tasks)
 
     def members(self) -> list[Any]:
         """The members; of groups among them, their members, and no empty chains."""

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from celeriac.brokers.losses import begin_anew
+from celeriac.brokers.pages import page_of
 from celeriac.brokers.postgres.sweeping import REPLIES
 from celeriac.drivers.postgres.arrays import Byteas, Int8s
 from celeriac.drivers.postgres.line import Line
 from celeriac.drivers.postgres.lines import LONG
-from celeriac.model.message import Counts, Item, Page
+from celeriac.model.message import Counts, Page
 from celeriac.ports import Place
 
 _EARLIER = 1 << 60
@@ -79,20 +80,7 @@ async def browse(line: Line, where: Place, queue: str, limit: int, cursor: str) 
     """A page of what lies there, in order. The cursor is the key of the last entry, so nothing shifts it."""
     after = [int(part) for part in (cursor or _FIRST).split(".")]
     rows = await line.run(_LISTS[where], (queue, *after, limit + 1), LONG)
-    items = []
-    for _, due, number, blob, text in rows[:limit]:
-        items.append(
-            Item(
-                id=str(number),
-                blob=blob,
-                due=due / 1e6 if where is Place.SCHEDULED else None,
-                reason=text if where is Place.DEAD else "",
-                key=text if where is Place.PARKED else "",
-                owner=text if where is Place.IN_FLIGHT else "",
-            )
-        )
-    more = len(rows) > limit and limit > 0
-    return Page(items, ".".join(map(str, rows[limit - 1][:3])) if more else "")
+    return page_of(where, rows, limit)
 
 
 async def _take_out(run: Any, where: Place, queue: str, ids: Sequence[str]) -> list[int]:

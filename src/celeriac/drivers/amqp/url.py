@@ -6,53 +6,18 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any
+from urllib.parse import parse_qsl, unquote
 
+from celeriac.drivers.server_url import CONNECT_TIMEOUT, REPLY_TIMEOUT, VERIFY, Tls, is_on, seconds, split
 from celeriac.errors import ImproperlyConfigured
 
-if TYPE_CHECKING:  # who uses no TLS does not pay for it
-    from ssl import SSLContext
-
 PORT, TLS_PORT = 5672, 5671
-CONNECT_TIMEOUT = 5.0
-REPLY_TIMEOUT = 10.0
-"""Seconds after which a server that does not answer is given up."""
 HEARTBEAT = 8
 """Seconds; the server ends a connection that is silent for twice as long, we after one and a half."""
 
 _SECURE = frozenset({"amqps", "pyamqps"})
 _SCHEMES = frozenset({"amqp", "pyamqp", "librabbitmq"}) | _SECURE
-_VERIFY = ("required", "optional", "none")
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """How to verify the server and who we are."""
-
-    verify: str = "required"
-    ca: str | None = None
-    certificate: str | None = None
-    key: str | None = None
-    check_hostname: bool = True
-
-    def context(self) -> SSLContext:
-        """A new TLS context. Raises ImproperlyConfigured when a file can't be used."""
-        import ssl
-
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = self.check_hostname and self.verify == "required"
-        context.verify_mode = ssl.VerifyMode[f"CERT_{self.verify.upper()}"]
-        try:
-            if self.ca:
-                context.load_verify_locations(self.ca)
-            elif self.verify != "none":
-                context.load_default_certs()
-            if self.certificate:
-                context.load_cert_chain(self.certificate, self.key)
-        except OSError as error:  # SSLError is one
-            raise ImproperlyConfigured(f"a TLS file of the RabbitMQ connection can't be used: {error}") from error
-        return context
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +66,7 @@ def parse_all(urls: str | Sequence[str], options: Mapping[str, Any] | None = Non
 def parse(url: str, options: Mapping[str, Any] | None = None) -> Server:
     """Read an `amqp://`, `amqps://` or `pyamqp://` URL as Celery does. Raises ImproperlyConfigured; the text never
     holds the URL, which may hold a password."""
-    try:
-        parts = urlsplit(url if "://" in url else f"{url}://")
-        port = parts.port
-    except ValueError as error:
-        wrong_port = "ort" in str(error).lower()
-        fault = "the port must be a number below 65536" if wrong_port else "its form is not that of a URL"
-        raise ImproperlyConfigured(
-            f"a RabbitMQ URL can't be read: {fault}; special characters of a password must be percent-encoded"
-        ) from None
+    parts, port = split(url if "://" in url else f"{url}://", "RabbitMQ")
     scheme = parts.scheme.lower()
     if scheme not in _SCHEMES:
         raise ImproperlyConfigured(f"{scheme or 'a URL without a scheme'} is no RabbitMQ URL: use amqp:// or amqps://")
@@ -129,8 +86,8 @@ def parse(url: str, options: Mapping[str, Any] | None = None) -> Server:
         tls=tls,
         mechanism=mechanism or ("EXTERNAL" if tls and tls.certificate and parts.username is None else "PLAIN"),
         client_name=str(merged.get("client_name") or "celeriac"),
-        connect_timeout=_seconds(merged, ("socket_connect_timeout", "connect_timeout"), CONNECT_TIMEOUT),
-        timeout=_seconds(merged, ("socket_timeout", "read_timeout"), REPLY_TIMEOUT),
+        connect_timeout=seconds(merged, "socket_connect_timeout", seconds(merged, "connect_timeout", CONNECT_TIMEOUT)),
+        timeout=seconds(merged, "socket_timeout", seconds(merged, "read_timeout", REPLY_TIMEOUT)),
         heartbeat=_heartbeat(merged.get("heartbeat")),
     )
 
@@ -139,27 +96,12 @@ def _heartbeat(value: Any) -> int:
     if value in (None, ""):
         return HEARTBEAT
     try:
-        seconds = int(float(str(value)))
+        found = int(float(str(value)))
     except ValueError:
-        seconds = -1
-    if seconds < 0:
+        found = -1
+    if found < 0:
         raise ImproperlyConfigured(f"heartbeat must be a number of seconds from 0 (none), not {value!r}")
-    return seconds
-
-
-def _seconds(options: Mapping[str, Any], names: Sequence[str], default: float) -> float:
-    for name in names:
-        value = options.get(name)
-        if value in (None, "", "None"):
-            continue
-        try:
-            seconds = float(str(value))
-        except ValueError:
-            seconds = 0.0
-        if seconds <= 0:
-            raise ImproperlyConfigured(f"{name} must be a number of seconds above 0, not {value!r}")
-        return seconds
-    return default
+    return found
 
 
 _TLS_NAMES = {
@@ -179,10 +121,7 @@ def _tls(wanted: bool, options: Mapping[str, Any]) -> Tls | None:
     reqs = found["verify"] if found["verify"] is not None else "required"
     verify = str(getattr(reqs, "name", reqs)).lower().removeprefix("cert_").replace("verify_", "")
     verify = {"peer": "required", "0": "none", "1": "optional", "2": "required"}.get(verify, verify)
-    if verify not in _VERIFY:
+    if verify not in VERIFY:
         raise ImproperlyConfigured(f"cert_reqs must be required, optional or none, not {reqs!r}")
     check = given.get("check_hostname", given.get("ssl_check_hostname", True))
-    return Tls(
-        verify, found["ca"], found["certificate"], found["key"],
-        check.lower() in ("1", "true", "yes", "on") if isinstance(check, str) else bool(check),
-    )  # fmt: skip
+    return Tls(verify, found["ca"], found["certificate"], found["key"], is_on(check))

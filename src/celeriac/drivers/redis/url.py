@@ -4,51 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any
+from urllib.parse import parse_qsl, unquote
 
+from celeriac.drivers.server_url import CONNECT_TIMEOUT, REPLY_TIMEOUT, VERIFY, Tls, is_on, seconds, split
 from celeriac.errors import ImproperlyConfigured
 
-if TYPE_CHECKING:  # who uses no TLS does not pay for it
-    from ssl import SSLContext
-
 DEFAULT_PORT = 6379
-CONNECT_TIMEOUT = 5.0
-REPLY_TIMEOUT = 10.0
-"""Seconds after which a server that does not answer is given up."""
 
 _TLS_KEYS = ("ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname")
-_VERIFY = ("required", "optional", "none")
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """How to verify the server and who we are."""
-
-    verify: str = "required"
-    """The server's certificate is `required` to be good, `optional`, or not looked at (`none`)."""
-    ca: str | None = None
-    certificate: str | None = None
-    key: str | None = None
-    check_hostname: bool = True
-
-    def context(self) -> SSLContext:
-        """A new TLS context. Raises ImproperlyConfigured when a file can't be used."""
-        import ssl
-
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = self.check_hostname and self.verify == "required"
-        context.verify_mode = ssl.VerifyMode[f"CERT_{self.verify.upper()}"]
-        try:
-            if self.ca:
-                context.load_verify_locations(self.ca)
-            elif self.verify != "none":
-                context.load_default_certs()
-            if self.certificate:
-                context.load_cert_chain(self.certificate, self.key)
-        except OSError as error:  # SSLError is one
-            raise ImproperlyConfigured(f"a TLS file of the Redis URL can't be used: {error}") from error
-        return context
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +46,7 @@ class Server:
 def parse(url: str, options: Mapping[str, Any] | None = None) -> Server:
     """Read `redis://`, `rediss://`, `redis+socket://` and `unix://` URLs as Celery does. Raises ImproperlyConfigured;
     the text never holds the URL, which may hold a password."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise ImproperlyConfigured(f"a Redis URL can't be read: {_plain(error)}") from None
+    parts, port = split(url, "Redis")
     scheme = parts.scheme.lower()
     if scheme not in ("redis", "rediss", "valkey", "valkeys", "redis+socket", "unix", "socket"):
         raise ImproperlyConfigured(
@@ -114,18 +74,10 @@ def parse(url: str, options: Mapping[str, Any] | None = None) -> Server:
         password=unquote(password) if parts.password is not None and password else password or None,
         tls=_tls(scheme in ("rediss", "valkeys"), merged),
         client_name=str(merged.get("client_name") or "celeriac").replace(" ", "-"),
-        connect_timeout=_seconds(merged, "socket_connect_timeout", CONNECT_TIMEOUT),
-        timeout=_seconds(merged, "socket_timeout", REPLY_TIMEOUT),
+        connect_timeout=seconds(merged, "socket_connect_timeout", CONNECT_TIMEOUT),
+        timeout=seconds(merged, "socket_timeout", REPLY_TIMEOUT),
         options=merged,
     )
-
-
-def _plain(error: ValueError) -> str:
-    """What the parser says, unless it quotes a part of the URL that may be secret."""
-    text = str(error)
-    hint = "special characters of a password must be percent-encoded"
-    fault = "the port must be a number below 65536" if "ort" in text.lower() else "its form is not that of a URL"
-    return f"{fault}; {hint}"
 
 
 def _database(value: object) -> int:
@@ -135,23 +87,9 @@ def _database(value: object) -> int:
     return int(text)
 
 
-def _seconds(options: Mapping[str, Any], name: str, default: float) -> float:
-    value = options.get(name)
-    if value in (None, "", "None"):
-        return default
-    try:
-        seconds = float(str(value))
-    except ValueError:
-        seconds = 0.0
-    if seconds <= 0:
-        raise ImproperlyConfigured(f"{name} must be a number of seconds above 0, not {value!r}")
-    return seconds
-
-
 def flag(options: Mapping[str, Any], name: str, default: bool) -> bool:
     """An option that is on or off, from Python or from a URL."""
-    value = options.get(name, default)
-    return value.lower() in ("1", "true", "yes", "on") if isinstance(value, str) else bool(value)
+    return is_on(options.get(name, default))
 
 
 def _tls(wanted: bool, options: Mapping[str, Any]) -> Tls | None:
@@ -162,7 +100,7 @@ def _tls(wanted: bool, options: Mapping[str, Any]) -> Tls | None:
     settings.update({key: options[key] for key in _TLS_KEYS if key in options})
     given = settings.get("ssl_cert_reqs", "required")
     verify = str(getattr(given, "name", given)).lower().removeprefix("cert_")  # ssl.CERT_NONE too
-    if verify not in _VERIFY:
+    if verify not in VERIFY:
         raise ImproperlyConfigured(f"ssl_cert_reqs must be required, optional or none, not {given!r}")
     return Tls(
         verify,

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from sqlite3 import Connection
 
-from celeriac.brokers import sqlite_queue
+from celeriac.brokers.sqlite.publishing import DATA_ERRORS, name_queues, publish
 from celeriac.drivers.doorbell import Bells
 from celeriac.drivers.sqlite import WAL_LIMIT, Database, locate
 from celeriac.errors import CeleryError, EncodeError, OperationalError
@@ -23,7 +23,7 @@ def publish_all(
     others."""
     try:
         _commit(database, batches, now, timeout)
-    except sqlite_queue.DATA_ERRORS as error:
+    except DATA_ERRORS as error:
         if len(batches) == 1:
             return [EncodeError(f"a message can't be stored: {error}")]
         return [failure for batch in batches for failure in publish_all(database, [batch], now, timeout)]
@@ -40,8 +40,8 @@ def _commit(
 
     def work(connection: Connection) -> None:
         if not queues <= database.known:
-            sqlite_queue.name_queues(connection, queues)
-        sqlite_queue.publish(connection, envelopes, now, remember=True)
+            name_queues(connection, queues)
+        publish(connection, envelopes, now, remember=True)
 
     database.write(work, timeout)
     database.known |= queues

@@ -7,8 +7,10 @@ import sqlite3
 from collections.abc import Sequence
 
 from celeriac.brokers.losses import begin_anew
-from celeriac.brokers.sqlite_queue import EARLIER, has_ready, next_id
-from celeriac.model.message import Counts, Item, Page
+from celeriac.brokers.pages import page_of
+from celeriac.brokers.sqlite.claiming import EARLIER, has_ready
+from celeriac.brokers.sqlite.publishing import next_id
+from celeriac.model.message import Counts, Page
 from celeriac.ports import Place
 
 _REPLIES = "%.reply.celery.pidbox"
@@ -45,20 +47,7 @@ def browse(connection: sqlite3.Connection, where: Place, queue: str, limit: int,
     """A page of what lies there, in order. The cursor is the key of the last entry, so nothing shifts it."""
     after = tuple(int(part) for part in cursor.split(".")) if cursor else (-EARLIER * 4,) * 3
     rows = connection.execute(_LISTS[where], (queue, *after, limit + 1)).fetchall()
-    items = []
-    for _, due, number, blob, text in rows[:limit]:
-        items.append(
-            Item(
-                id=str(number),
-                blob=blob,
-                due=due / 1e6 if where is Place.SCHEDULED else None,
-                reason=text if where is Place.DEAD else "",
-                key=text if where is Place.PARKED else "",
-                owner=text if where is Place.IN_FLIGHT else "",
-            )
-        )
-    more = len(rows) > limit and limit > 0
-    return Page(items, ".".join(map(str, rows[limit - 1][:3])) if more else "")
+    return page_of(where, rows, limit)
 
 
 def _take_out(connection: sqlite3.Connection, where: Place, queue: str, ids: Sequence[str]) -> list[int]:

@@ -1,8 +1,4 @@
-"""A broker in one SQLite file: no server, several processes of one machine.
-
-One cycle of a worker is one transaction, so that the cost of a durable commit is shared by all that is in it.
-Publishes that come in while a transaction is under way share the next one.
-"""
+"""The asynchronous side of the SQLite file: publishing, looking, broadcasts."""
 
 from __future__ import annotations
 
@@ -15,10 +11,10 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from celeriac.brokers import sqlite_places
 from celeriac.brokers.dead_letters import limit_of
-from celeriac.brokers.sqlite_consumer import SqliteConsumer
-from celeriac.brokers.sqlite_sender import SqliteSender, publish_all
+from celeriac.brokers.sqlite import places
+from celeriac.brokers.sqlite.consumer import SqliteConsumer
+from celeriac.brokers.sqlite.sender import publish_all
 from celeriac.brokers.topics import hears
 from celeriac.drivers.doorbell import Bells
 from celeriac.drivers.listener import Listener
@@ -27,8 +23,6 @@ from celeriac.drivers.sqlite import Database, locate
 from celeriac.drivers.sqlite_thread import DatabaseThread
 from celeriac.model.message import Counts, Envelope, Page
 from celeriac.ports import Capabilities, Place, ResultBackend
-
-__all__ = ["SqliteBroker", "SqliteConsumer", "SqliteSender"]
 
 T = TypeVar("T")
 _NOTICE_SECONDS = 60.0
@@ -108,47 +102,47 @@ class SqliteBroker:
 
     async def browse(self, where: Place, queue: str, limit: int, cursor: str = "") -> Page:
         """A page of what lies there, in order."""
-        return await self._read(lambda connection: sqlite_places.browse(connection, where, queue, limit, cursor))
+        return await self._read(lambda connection: places.browse(connection, where, queue, limit, cursor))
 
     async def remove(self, where: Place, queue: str, ids: Sequence[str]) -> int:
         """Delete entries by `Item.id`. Returns how many there were."""
-        return await self._write(lambda connection: sqlite_places.remove(connection, where, queue, ids))
+        return await self._write(lambda connection: places.remove(connection, where, queue, ids))
 
     async def restore(self, where: Place, queue: str, ids: Sequence[str]) -> int:
         """Put scheduled, parked or dead entries to the tail of the ready list; dead ones with their loss counters set
         back. Returns how many."""
         now = self._clock()
-        restored = await self._write(lambda connection: sqlite_places.restore(connection, where, queue, ids, now))
+        restored = await self._write(lambda connection: places.restore(connection, where, queue, ids, now))
         self._bells.ring("w")
         return restored
 
     async def cancel(self, ids: Sequence[str], ttl: float) -> None:
         """Store ids as cancelled for `ttl` seconds."""
         until = self._clock() + ttl
-        await self._write(lambda connection: sqlite_places.cancel(connection, ids, until))
+        await self._write(lambda connection: places.cancel(connection, ids, until))
 
     async def cancelled(self) -> tuple[int, frozenset[str]]:
         """The version and all ids of the cancel list."""
         now = self._clock()
-        return await self._read(lambda connection: sqlite_places.cancelled(connection, now))
+        return await self._read(lambda connection: places.cancelled(connection, now))
 
     async def queues(self) -> Sequence[str]:
         """Names of all queues that were ever published to or consumed, without those for answers."""
-        return await self._read(sqlite_places.queues)
+        return await self._read(places.queues)
 
     async def count(self, queue: str) -> Counts:
         """How much of a queue lies where."""
         now = self._clock()
-        return await self._read(lambda connection: sqlite_places.count(connection, queue, now))
+        return await self._read(lambda connection: places.count(connection, queue, now))
 
     async def purge(self, queue: str) -> int:
         """Delete what is ready. Returns how many."""
-        return await self._write(lambda connection: sqlite_places.purge(connection, queue))
+        return await self._write(lambda connection: places.purge(connection, queue))
 
     async def release(self, queue: str) -> int:
         """Move what is scheduled, parked, or in flight at dead workers to the ready list. Returns how many."""
         now = self._clock()
-        released = await self._write(lambda connection: sqlite_places.release(connection, queue, now))
+        released = await self._write(lambda connection: places.release(connection, queue, now))
         self._bells.ring("w")
         return released
 

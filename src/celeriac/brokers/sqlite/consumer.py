@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from sqlite3 import Connection
 
-from celeriac.brokers import sqlite_leases, sqlite_places, sqlite_queue
 from celeriac.brokers.dead_letters import DEAD_LETTER_LIMIT
 from celeriac.brokers.lease import LeaseWatch
+from celeriac.brokers.sqlite import claiming, leases, places, settling
+from celeriac.brokers.sqlite.publishing import DATA_ERRORS, name_queues
 from celeriac.drivers.chords import hold_seconds
 from celeriac.drivers.doorbell import Bells
 from celeriac.drivers.listener import Listener
@@ -63,8 +64,8 @@ class SqliteConsumer:
         now = self._clock()
 
         def work(connection: Connection) -> None:
-            sqlite_queue.name_queues(connection, self._queues)
-            sqlite_leases.hold_lease(connection, self._epoch, now, self._lease)
+            name_queues(connection, self._queues)
+            leases.hold_lease(connection, self._epoch, now, self._lease)
 
         await self._database.run(lambda database: database.write(work))
 
@@ -85,7 +86,7 @@ class SqliteConsumer:
                 return idle
         try:
             turn = database.write(lambda connection: self._work(connection, finished, want, now))
-        except sqlite_queue.DATA_ERRORS:
+        except DATA_ERRORS:
             turn = database.write(lambda connection: self._work(connection, finished, want, now, singly=True))
         # To ask for the version costs too much for each cycle; so the next wait without a ring ends early, once.
         self._version = (-1, -1)
@@ -95,14 +96,14 @@ class SqliteConsumer:
 
     def _idle(self, connection: Connection, want: Demand, now: float) -> Turn | None:
         """The turn when there is nothing to do, found without keeping any writer waiting."""
-        due = sqlite_queue.next_due(connection, self._queues)
+        due = claiming.next_due(connection, self._queues)
         if due is not None and due <= now:
             return None
-        if want.count > 0 and sqlite_queue.has_ready(connection, self._queues):
+        if want.count > 0 and claiming.has_ready(connection, self._queues):
             return None
-        if want.parked and sqlite_queue.has_parked(connection, self._queues, want):
+        if want.parked and claiming.has_parked(connection, self._queues, want):
             return None
-        return Turn((), (), due, now, sqlite_places.cancel_version(connection))
+        return Turn((), (), due, now, places.cancel_version(connection))
 
     def _work(
         self,
@@ -114,10 +115,10 @@ class SqliteConsumer:
     ) -> Turn:
         verdicts: list[Verdict] = []
         if finished:
-            finish = sqlite_queue.finish_singly if singly else sqlite_queue.finish
+            finish = settling.finish_singly if singly else settling.finish
             verdicts = finish(connection, finished, now, self._hold)
-        due = sqlite_queue.promote(connection, self._queues, now)
-        cancelled = sqlite_leases.hold_lease(connection, self._epoch, now, self._lease)
+        due = claiming.promote(connection, self._queues, now)
+        cancelled = leases.hold_lease(connection, self._epoch, now, self._lease)
         deliveries: list[Delivery] = []
         more = False
         if want.count > 0 or want.parked:
@@ -128,7 +129,7 @@ class SqliteConsumer:
                 first = self._turns % len(queues)
                 self._turns += 1
                 queues = queues[first:] + queues[:first]
-            deliveries, more = sqlite_queue.claim(connection, queues, want, self._epoch, number)
+            deliveries, more = claiming.claim(connection, queues, want, self._epoch, number)
         return Turn(deliveries, verdicts, due, now, cancelled, more)
 
     async def wait(self) -> None:
@@ -149,7 +150,7 @@ class SqliteConsumer:
         now = self._clock()
         stood = await self._database.run(
             lambda database: database.write(
-                lambda connection: sqlite_leases.renew(connection, self._epoch, running, now, self._lease)
+                lambda connection: leases.renew(connection, self._epoch, running, now, self._lease)
             )
         )
         self._watch.renewed(now)
@@ -163,7 +164,7 @@ class SqliteConsumer:
         self._tidied = start
         now = self._clock()
         gone = await self._database.run(
-            lambda database: database.write(lambda connection: sqlite_places.tidy(connection, now, self._dead_limit))
+            lambda database: database.write(lambda connection: places.tidy(connection, now, self._dead_limit))
         )
         for queue, number in gone.items():
             log.warning("%s: more than %s dead letters; the oldest %s are deleted", queue, self._dead_limit, number)
@@ -183,14 +184,14 @@ class SqliteConsumer:
 
     def _recover(self, database: Database, now: float) -> int:
         recovered = 0
-        for dead in database.read(lambda connection: sqlite_leases.dead_workers(connection, self._epoch, now)):
-            recovered += database.write(lambda connection, dead=dead: sqlite_leases.recover(connection, dead, now))  # type: ignore[misc]
+        for dead in database.read(lambda connection: leases.dead_workers(connection, self._epoch, now)):
+            recovered += database.write(lambda connection, dead=dead: leases.recover(connection, dead, now))  # type: ignore[misc]
         return recovered
 
     async def standing(self, receipts: Collection[Receipt]) -> frozenset[Receipt]:
         """Those of `receipts` that are in flight under this epoch."""
         tags = await self._database.run(
-            lambda database: database.read(lambda connection: sqlite_leases.standing(connection, self._epoch))
+            lambda database: database.read(lambda connection: leases.standing(connection, self._epoch))
         )
         return frozenset(receipt for receipt in receipts if receipt.tag in tags)
 
@@ -198,7 +199,7 @@ class SqliteConsumer:
         """Put back to the heads what is in flight under this epoch but not in `known`. Returns how many."""
         tags = {receipt.tag for receipt in known}
         adopted = await self._database.run(
-            lambda database: database.write(lambda connection: sqlite_leases.adopt(connection, self._epoch, tags))
+            lambda database: database.write(lambda connection: leases.adopt(connection, self._epoch, tags))
         )
         if adopted:
             self._bells.ring("w")
@@ -208,14 +209,14 @@ class SqliteConsumer:
         """Consume other queues from now on. Open receipts stay good."""
         self._queues = tuple(queues)
         await self._database.run(
-            lambda database: database.write(lambda connection: sqlite_queue.name_queues(connection, queues))
+            lambda database: database.write(lambda connection: name_queues(connection, queues))
         )
         self._listener.ring()
 
     async def leave(self) -> None:
         """Put back to the heads what is in flight, uncounted, and end the lease."""
         await self._database.run(
-            lambda database: database.write(lambda connection: sqlite_leases.leave(connection, self._epoch))
+            lambda database: database.write(lambda connection: leases.leave(connection, self._epoch))
         )
         self._bells.ring("w", self._own_bell)
 
