@@ -8,7 +8,7 @@ OLD_CELERY_VENV := .venv-celery56
 # Options for pytest: make test ARGS="-k redis -x"
 ARGS ?=
 
-.PHONY: help demo test interop56 lint prove prove-rabbitmq bench docs clean servers
+.PHONY: help demo test interop56 lint prove prove-rabbitmq prove-postgres bench docs clean servers
 # Where newer versions of RabbitMQ are kept for `make prove-rabbitmq`
 RABBITMQS ?= .rabbitmq
 
@@ -19,6 +19,7 @@ help:
 	@echo "make lint    ruff, mypy and pyright"
 	@echo "make prove   the long form of every fault test"
 	@echo "make prove-rabbitmq   the same on RabbitMQ 4.0 and the newest one (as root)"
+	@echo "make prove-postgres   the same on PostgreSQL 18"
 	@echo "make bench   measure, beside Celery and dramatiq on this machine"
 	@echo "make docs    write the generated pages anew"
 
@@ -45,6 +46,10 @@ prove-rabbitmq: $(VENV)/.developed $(CELERY_VENV)/.installed servers
 		CELERIAC_RABBITMQ_ROOT=$(abspath $(RABBITMQS))/$$suite $(BIN)/python -m pytest -m "full or not full" \
 			tests/brokers/test_rabbitmq_broker.py tests/faults/test_rabbitmq.py tests/interop/test_rabbitmq.py $(ARGS); \
 	done
+
+prove-postgres: $(VENV)/.developed $(CELERY_VENV)/.installed servers
+	CELERIAC_POSTGRES=newest CELERIAC_PROOFS=docs/proofs.md $(BIN)/python -m pytest -m "full or not full" \
+		-k "postgres or transaction" $(ARGS)
 
 bench: $(VENV)/.developed $(CELERY_VENV)/.installed servers
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+import psutil
 import psycopg
 
 from benchmarks.measure import Effort, Running, Table, Workshop, cpu, median, until, workshop
@@ -26,6 +27,8 @@ QUEUE = "celery"
 SETTINGS = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "256MB", "max_wal_size": "4GB"}
 IDLE_WORKERS = 20
 SOAK_SECONDS = 1800.0
+SOAK_RATE = 1000
+"""Tasks a second, so that the worker has always little to do and never nothing."""
 
 
 class Side(Protocol):
@@ -200,32 +203,44 @@ def measure_idle(effort: Effort) -> Table:
 
 
 def measure_soak(effort: Effort) -> Table:
-    """A worker under steady load, its results forgotten after a minute: sizes of tables with their indexes."""
-    table = Table("postgres-soak", ["seconds", "tasks", "messages MB", "lists MB", "results MB"])
-    question = """SELECT pg_total_relation_size('celeriac_messages'), pg_total_relation_size('celeriac_ready')
-        + pg_total_relation_size('celeriac_inflight'), pg_total_relation_size('celeriac_results')"""
+    """A worker under steady load, its results forgotten after a minute: sizes of tables with their indexes. Seconds are
+    those that this process was running: it may be stopped and continued, together with the worker."""
     seconds = max(20.0, SOAK_SECONDS * effort.scale)
+    columns = ["minute", "tasks", "messages MB", "lists MB", "results MB", "of it indexes MB", "worker MB"]
+    table = Table("postgres-soak", columns)
     with server() as found:
         url = found.database()
         side = Celeriac()
         with workshop(url) as work, psycopg.connect(url, autocommit=True) as link:
-            done = 20_001
-            side.fill(work, url, 20_000)
+            side.fill(work, url, 1)
             with work.start(
                 "celeriac", "-m", "celeriac", "-A", "bench_celeriac", "worker", "-c", "2", "-l", "WARNING",
                 env={"BENCH_EXPIRES": str(min(60.0, seconds / 6))},
             ) as worker:  # fmt: skip
-                began = time.monotonic()
-                told = 0.0
-                while (now := time.monotonic() - began) < seconds:
-                    if side.open(link) < 20_000:
-                        side.fill(work, url, 20_000)
-                        done += 20_000
-                    if now >= told:
-                        told += seconds / 10
-                        sizes = link.execute(question).fetchone() or (0, 0, 0)
-                        table.rows.append((round(now), done, *(round(size / 1e6, 1) for size in sizes)))
-                        print(f"  soak: {table.rows[-1]}", flush=True)
+                sent, passed, told = 2, 0.0, 0.0
+                while passed < seconds:
+                    began = time.monotonic()
+                    if side.open(link) < 2 * SOAK_RATE:
+                        side.fill(work, url, SOAK_RATE)
+                        sent += SOAK_RATE
+                    if passed >= told:
+                        told += seconds / 30
+                        sizes = [int(size) for size in link.execute(_SIZES).fetchone() or ()]
+                        memory = sum(psutil.Process(pid).memory_info().rss for pid in worker.family())
+                        row = (round(passed / 60, 1), sent, *(round(size / 1e6, 1) for size in (*sizes, memory)))
+                        table.raw.append(dict(zip(columns, row, strict=True)))
+                        if len(table.raw) % 3 == 1:
+                            table.rows.append(row)
+                        print(f"  soak: {row}", flush=True)
                     worker.assert_alive()
-                    time.sleep(0.2)
+                    time.sleep(max(0.0, began + 1.0 - time.monotonic()))
+                    passed += min(1.5, time.monotonic() - began)
+    table.notes.append("About a thousand tasks a second; their results are forgotten after a minute.")
     return table
+
+
+_SIZES = """SELECT pg_total_relation_size('celeriac_messages'),
+    pg_total_relation_size('celeriac_ready') + pg_total_relation_size('celeriac_inflight'),
+    pg_total_relation_size('celeriac_results'),
+    (SELECT sum(pg_indexes_size(name::regclass)) FROM unnest(ARRAY['celeriac_messages', 'celeriac_ready',
+        'celeriac_inflight', 'celeriac_results']) AS name)"""

@@ -222,6 +222,14 @@ def newest_postgres_binaries() -> Path:
     return Path(spec.origin).parent / "pginstall" / "bin"
 
 
+def chosen_postgres() -> Path | None:
+    """What the tests run on: CELERIAC_POSTGRES=newest asks for the newest one, otherwise it is Debian's (None)."""
+    chosen = os.environ.get("CELERIAC_POSTGRES", "")
+    if chosen not in ("", "newest"):
+        raise ServerMissing(f"CELERIAC_POSTGRES is 'newest' or not set, not {chosen!r}")
+    return newest_postgres_binaries() if chosen else None
+
+
 class PostgresServer:
     """One PostgreSQL server, run by the tests. Entering starts it; leaving kills it and removes its data.
 
@@ -229,7 +237,7 @@ class PostgresServer:
     """
 
     def __init__(self, *, binaries: Path | None = None, settings: dict[str, str] | None = None) -> None:
-        self._binaries = binaries
+        self._binaries = binaries or chosen_postgres()
         self._settings = settings or {}
         self.port = 0
         self.folder: Path = Path()

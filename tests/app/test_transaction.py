@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import psycopg
+import psycopg2
+import psycopg2.extras
 import pytest
 import sqlalchemy
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.orm import Session
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from celeriac import Celeriac, chain, group
 from celeriac.contrib.django.task import DjangoTask
@@ -77,38 +81,141 @@ def test_psycopg(app: Celeriac, database: str) -> None:
     assert ready(app) == 6
 
 
-def test_other_drivers(app: Celeriac, database: str) -> None:
-    """SQLAlchemy's session and connection, and asynchronous connections of psycopg and SQLAlchemy."""
+def test_nobody_waits_for_another(app: Celeriac, database: str) -> None:
+    """An open transaction keeps nobody from sending to the same queue, though it is new; and it is listed after all."""
+    with psycopg.connect(database) as one, psycopg.connect(database) as two:
+        two.execute("SET lock_timeout = '2s'")
+        for connection in (one, two):
+            with app.transaction(connection):
+                app.send_task("x", queue="new")
+                app.send_task("x", queue="later", countdown=1000)
+        before = time.monotonic()
+        app.send_task("x", queue="new")
+        assert time.monotonic() - before < 2
+        two.commit()
+        assert ready(app, "new") == 2
+        with app.transaction(two):
+            app.send_task("x", queue="newer")
+        two.commit()
+
+    async def listed() -> list[str]:
+        broker = app.broker()
+        try:
+            return list(await broker.queues())
+        finally:
+            await broker.close()
+
+    assert asyncio.run(listed()) == ["later", "new", "newer"]
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_sqlalchemy(app: Celeriac, database: str, driver: str) -> None:
+    """SQLAlchemy's session, scoped session and connection."""
     add = app.tasks["add"]
-    engine = sqlalchemy.create_engine(database.replace("postgresql://", "postgresql+psycopg://"))
+    engine = sqlalchemy.create_engine(database.replace("postgresql://", f"postgresql+{driver}://"))
+    scoped = scoped_session(sessionmaker(engine))
     with Session(engine) as session:
-        with app.transaction(session):
-            add.delay(1, 2)
-        session.rollback()
-        with app.transaction(session):
-            add.delay(1, 2)
+        for within in (session, scoped):
+            with app.transaction(within):
+                add.delay(1, 2)
+            within.rollback()
+            with app.transaction(within):
+                add.delay(1, 2)
         assert ready(app) == 0
         session.commit()
+        assert ready(app) == 1
+        scoped.commit()
+    scoped.remove()
     with engine.begin() as connection, app.transaction(connection):
         add.delay(1, 2)
     engine.dispose()
+    assert ready(app) == 3
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_asynchronous_sqlalchemy(app: Celeriac, database: str, driver: str) -> None:
+    """SQLAlchemy's asynchronous session and connection, and what runs in its `run_sync`."""
+    add = app.tasks["add"]
+
+    async def asynchronous() -> None:
+        engine = create_async_engine(database.replace("postgresql://", f"postgresql+{driver}://"))
+        async with engine.begin() as begun:
+            with app.transaction(begun):
+                await add.adelay(1, 2)
+                with pytest.raises(ImproperlyConfigured, match="adelay"):
+                    add.delay(1, 2)
+        async with AsyncSession(engine) as session:
+            with app.transaction(session):
+                await add.adelay(1, 2)
+            await session.rollback()
+
+            def inside(within: Session) -> None:
+                with app.transaction(within):
+                    add.delay(1, 2)
+
+            await session.run_sync(inside)
+            await session.commit()
+        await engine.dispose()
+        await app.aclose()
+
+    asyncio.run(asynchronous())
     assert ready(app) == 2
+
+
+def test_psycopg2(app: Celeriac, database: str) -> None:
+    """psycopg2's connection, with its own cursors."""
+    add = app.tasks["add"]
+    for factory in (None, psycopg2.extras.RealDictCursor):
+        before = ready(app)
+        connection = psycopg2.connect(database, cursor_factory=factory)
+        with app.transaction(connection):
+            add.delay("%s", "ä\\'")
+        connection.rollback()
+        with connection, app.transaction(connection):
+            add.delay("%s", "ä\\'")
+            add.apply_async((1, 2), countdown=1000)
+        assert ready(app) == before + 1
+        connection.close()
+
+
+def test_asynchronous_drivers(app: Celeriac, database: str) -> None:
+    """Connections of asyncpg, also of its pool, and of psycopg."""
+    add = app.tasks["add"]
 
     async def asynchronous() -> None:
         async with await psycopg.AsyncConnection.connect(database) as connection, connection.transaction():
             with app.transaction(connection):
                 await add.adelay(1, 2)
-                with pytest.raises(ImproperlyConfigured, match="adelay"):
-                    add.delay(1, 2)
-        engine = create_async_engine(database.replace("postgresql://", "postgresql+psycopg://"))
-        async with engine.begin() as begun:
-            with app.transaction(begun):
-                await add.adelay(1, 2)
-        await engine.dispose()
+        async with asyncpg.create_pool(database, min_size=1) as pool:
+            for pooled in (await asyncpg.connect(database), await pool.acquire()):
+                with suppress(ZeroDivisionError):
+                    async with pooled.transaction():
+                        with app.transaction(pooled):
+                            await add.adelay(1, 2)
+                        raise ZeroDivisionError
+                async with pooled.transaction():
+                    with app.transaction(pooled):
+                        await add.adelay(1, 2)
+                        await add.aapply_async((1, 2), countdown=1000)
+                        with pytest.raises(ImproperlyConfigured, match="adelay"):
+                            add.delay(1, 2)
+                if isinstance(pooled, asyncpg.Connection):
+                    await pooled.close()
+                else:
+                    await pool.release(pooled)
         await app.aclose()
 
     asyncio.run(asynchronous())
-    assert ready(app) == 4
+    assert ready(app) == 3
+
+
+def test_what_is_no_connection(app: Celeriac, database: str) -> None:
+    """An engine, a URL, nothing: one line says what is taken."""
+    engine = sqlalchemy.create_engine(database.replace("postgresql://", "postgresql+psycopg://"))
+    for given in (engine, database, None):
+        with pytest.raises(ImproperlyConfigured, match=r"takes a connection of psycopg.* not \w+\.\w+"):
+            app.transaction(given).__enter__()
+    engine.dispose()
 
 
 def test_two_apps(app: Celeriac, database: str) -> None:

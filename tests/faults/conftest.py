@@ -16,10 +16,12 @@ import pytest
 
 from tests.faults.kit import Site, environment_seed
 from tests.rabbit import RabbitServer
-from tests.servers import PostgresServer, RedisServer, redis_server
+from tests.servers import PostgresServer, RedisServer, chosen_postgres, redis_server
 
 SHORT_SEED = 20261124
 _figures: list[tuple[str, dict[str, Any]]] = []
+_proofs: set[str] = set()
+"""Names of the tests whose figures are kept: the long forms."""
 
 MakeSite = Callable[..., Site]
 Server = RedisServer | PostgresServer
@@ -80,7 +82,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{name}: " + ", ".join(f"{key} {value}" for key, value in figures.items()))
     passed = {report.nodeid.rpartition("::")[2] for report in terminalreporter.getreports("passed")}
     if path := os.environ.get("CELERIAC_PROOFS"):
-        keep(Path(path), [(name, figures) for name, figures in measured if name in passed])
+        keep(Path(path), [(name, figures) for name, figures in measured if name in passed & _proofs])
 
 
 def keep(page: Path, measured: list[tuple[str, dict[str, Any]]]) -> None:
@@ -88,8 +90,10 @@ def keep(page: Path, measured: list[tuple[str, dict[str, Any]]]) -> None:
     before, begin, rest = page.read_text().partition("|---|---|\n")
     old, end, after = rest.partition("<!-- end -->")
     rows = {line.split(" | ")[0]: line for line in old.splitlines()}
+    where = " on PostgreSQL 18" if chosen_postgres() else ""
     for name, figures in measured:
-        rows[f"| `{name}`"] = f"| `{name}` | " + ", ".join(f"{key} {value}" for key, value in figures.items()) + " |"
+        proof = f"| `{name}`{where}"
+        rows[proof] = f"{proof} | " + ", ".join(f"{key} {value}" for key, value in figures.items()) + " |"
     page.write_text(before + begin + "\n".join([*rows.values(), ""]) + end + after)
 
 
@@ -107,6 +111,8 @@ def figures(request: pytest.FixtureRequest, seed: int) -> dict[str, Any]:
     """A dictionary for what was measured; shown at the end of the run."""
     found: dict[str, Any] = {"seed": seed}
     _figures.append((request.node.name, found))
+    if request.node.get_closest_marker("full") is not None and not request.node.name.endswith("short]"):
+        _proofs.add(request.node.name)
     return found
 
 

@@ -145,9 +145,23 @@ async def release(line: Line, queue: str) -> int:
     return len(numbers)
 
 
+_QUEUES = """
+WITH RECURSIVE ready AS (
+    SELECT min(queue) AS name FROM celeriac_ready
+    UNION ALL SELECT (SELECT min(queue) FROM celeriac_ready WHERE queue > name) FROM ready WHERE name IS NOT NULL
+), timed AS (
+    SELECT min(queue) AS name FROM celeriac_schedule
+    UNION ALL SELECT (SELECT min(queue) FROM celeriac_schedule WHERE queue > name) FROM timed WHERE name IS NOT NULL
+)
+SELECT name FROM (SELECT name FROM celeriac_queues UNION SELECT name FROM ready UNION SELECT name FROM timed) AS named
+WHERE name NOT LIKE $1::text ORDER BY name
+"""
+"""Those that hold messages too: what was sent within a transaction of the user's has put no name down."""
+
+
 async def queues(line: Line) -> list[str]:
     """Names of all queues ever used, but for those that hold the answers to one process's questions."""
-    rows = await line.run("SELECT name FROM celeriac_queues WHERE name NOT LIKE $1::text ORDER BY name", (REPLIES,))
+    rows = await line.run(_QUEUES, (REPLIES,))
     return [name for (name,) in rows]
 
 

@@ -26,11 +26,16 @@ _MISSING = ("42883", "42P01", "3F000")
 
 class Within:
     """Sends over a connection of the user's: one of psycopg, psycopg2, asyncpg, SQLAlchemy (session or connection,
-    async ones too) or Django. Neither begins nor ends a transaction."""
+    async ones too) or Django. Neither begins nor ends a transaction. Raises ImproperlyConfigured for anything else."""
 
     def __init__(self, connection: Any, site: Site, identity: int | None) -> None:
         """`identity`: of the broker's database, where the messages become ready with the commit. None: they are left in
         the outbox, for a relay to send to another broker."""
+        if not hasattr(connection, "execute" if _is_async(connection) or _is_of(connection, "sqlalchemy") else "cursor"):
+            raise ImproperlyConfigured(
+                "app.transaction takes a connection of psycopg, psycopg2 or asyncpg, a session or connection of "
+                f"SQLAlchemy, or Django's `connection`, not {type(connection).__module__}.{type(connection).__name__}"
+            )
         self._connection = connection
         self._identity = identity
         name = "enqueue" if identity is not None else "leave"
@@ -134,10 +139,12 @@ def left(text: str) -> Envelope:
 
 
 def _is_of(connection: Any, package: str) -> bool:
-    return any(cls.__module__.partition(".")[0] == package for cls in type(connection).__mro__)
+    # __class__ and not type(): what wraps a connection to watch it says of itself that it is one
+    return any(cls.__module__.partition(".")[0] == package for cls in connection.__class__.__mro__)
 
 
 def _is_async(connection: Any) -> bool:
     return _is_of(connection, "asyncpg") or any(
-        cls.__name__ in ("AsyncConnection", "AsyncSession", "async_scoped_session") for cls in type(connection).__mro__
+        cls.__name__ in ("AsyncConnection", "AsyncSession", "async_scoped_session")
+        for cls in connection.__class__.__mro__
     )

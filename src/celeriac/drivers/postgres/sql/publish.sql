@@ -25,10 +25,13 @@ DECLARE
     v_now bigint := celeriac_1_now();
     v_fresh text[];
 BEGIN
-    INSERT INTO celeriac_queues
-    SELECT u.name FROM unnest(p_names) AS u (name)
-    WHERE NOT EXISTS (SELECT 1 FROM celeriac_queues AS known WHERE known.name = u.name COLLATE "C")
-    ORDER BY u.name ON CONFLICT DO NOTHING;
+    -- Not where the commit may come late: all others who name the same new queue would wait for it.
+    IF NOT p_always THEN
+        INSERT INTO celeriac_queues
+        SELECT u.name FROM unnest(p_names) AS u (name)
+        WHERE NOT EXISTS (SELECT 1 FROM celeriac_queues AS known WHERE known.name = u.name COLLATE "C")
+        ORDER BY u.name ON CONFLICT DO NOTHING;
+    END IF;
     IF p_publish_ids IS NOT NULL THEN
         WITH fresh AS (
             INSERT INTO celeriac_published AS known
