@@ -12,6 +12,8 @@ from binascii import b2a_base64
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from celeriac.drivers.amqp import frames
 from celeriac.drivers.amqp.machine import Event
 from celeriac.drivers.amqp.table import PROPERTIES, properties, read_properties
@@ -169,7 +171,7 @@ class Message:
         return (
             f'{{"body": "{b2a_base64(self.body, newline=False).decode()}", "content-encoding": '
             f'{dumps(get("content_encoding"))}, "content-type": {dumps(get("content_type"))}, '
-            f'"headers": {dumps(self.headers)}, "properties": {{"correlation_id": {dumps(get("correlation_id", ""))}, '
+            f'"headers": {_text(self.headers)}, "properties": {{"correlation_id": {dumps(get("correlation_id", ""))}, '
             f'"reply_to": {dumps(get("reply_to", ""))}, "delivery_mode": {get("delivery_mode", 2)}, {extra}'
             f'"delivery_info": {info}, "priority": {get("priority", 0)}, "body_encoding": "base64", '
             f'"delivery_tag": "{self.tag}"}}}}'
@@ -196,6 +198,26 @@ class Message:
         """Value of FROM for copies."""
         return [self.exchange, self.routing_key]
 
+
+def _text(headers: dict[str, Any]) -> str:
+    """As JSON. What is the same in both is written by the faster one."""
+    if all(map(_is_plain, headers.values())):
+        try:
+            return _encode(headers).decode()
+        except (UnicodeEncodeError, RecursionError):
+            pass
+    return dumps(headers)
+
+
+def _is_plain(value: Any) -> bool:
+    kind = type(value)
+    if kind is list:
+        return all(map(_is_plain, value))
+    return kind in _PLAIN or (kind is dict and all(map(_is_plain, value.values())))
+
+
+_PLAIN = frozenset({str, int, bool, type(None)})
+_encode = msgspec.json.Encoder().encode
 
 _DEATHS = ("x-first-death-", "x-last-death-")
 _USUAL = frozenset({

@@ -104,6 +104,17 @@ def read_table(data: bytes, at: int, depth: int = 0) -> tuple[dict[str, Any], in
         raise DecodeError(f"a field table is cut off: {error}") from None
 
 
+_NAMES = {
+    name.encode(): name
+    for name in (
+        "lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries", "timelimit", "root_id",
+        "parent_id", "argsrepr", "kwargsrepr", "origin", "ignore_result", "replaced_task_nesting", "stamped_headers",
+        "stamps", "x-delivery-count",
+    )
+}  # fmt: skip
+"""The names that most messages have: found faster than made."""
+
+
 def _read_table(data: bytes, at: int, depth: int) -> tuple[dict[str, Any], int]:
     if depth > DEEPEST:
         raise DecodeError("a field table is nested too deeply")
@@ -114,10 +125,20 @@ def _read_table(data: bytes, at: int, depth: int) -> tuple[dict[str, Any], int]:
         raise DecodeError("a field table is cut off")
     found: dict[str, Any] = {}
     while at < end:
-        length = data[at]
-        at += 1 + length
-        name = data[at - length : at].decode("utf-8", "surrogateescape")
-        found[name], at = _read_value(data, at, depth)
+        begin = at + 1
+        at = begin + data[at]
+        raw = data[begin:at]
+        name = _NAMES.get(raw) or raw.decode("utf-8", "surrogateescape")
+        kind = data[at]
+        if kind == 86:  # V, and below S: nearly all that messages hold, spared the call
+            found[name] = None
+            at += 1
+        elif kind == 83:
+            begin = at + 5
+            at = begin + int.from_bytes(data[at + 1 : begin], "big")
+            found[name] = str(data[begin:at], "utf-8", "surrogateescape")
+        else:
+            found[name], at = _read_value(data, at, depth)
     return found, at
 
 
