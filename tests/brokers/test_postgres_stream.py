@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from celeriac import Celeriac
 from celeriac.brokers.postgres import PostgresSender
 from celeriac.errors import EncodeError, OperationalError
 from celeriac.model.message import Envelope
 from celeriac.ports import Place
 from celeriac.testing.rigs import envelope, name_of
 from tests.brokers.postgres_rig import PostgresRig
+from tests.brokers.test_redis_stream import send_while_yielding
 from tests.proxy import FreezeProxy
 from tests.servers import PgBouncer, PostgresServer
 
@@ -88,20 +88,9 @@ def test_a_server_that_stops_answering(rig: PostgresRig, postgres_server: Postgr
     assert _waiting(rig) == ["first"]
 
 
-def test_delay_many(rig: PostgresRig) -> None:
-    """Each call has its message, also where what yields the calls sends some itself."""
-    app = Celeriac("stream", broker=rig.url, set_as_current=False)
-    task = app.task(name="t")(lambda n: None)
-
-    def calls() -> Iterator[tuple[int]]:
-        for n in range(2500):
-            if n % 400 == 0:
-                task.delay(-n)
-            yield (n,)
-
-    results = task.delay_many(calls())
-    app.close()
-    assert len({result.id for result in results}) == 2500
+def test_what_yields_the_calls_may_send_too(rig: PostgresRig) -> None:
+    """Each call has its message."""
+    send_while_yielding(rig.url)
 
     async def count() -> int:
         async with rig.connected() as broker:

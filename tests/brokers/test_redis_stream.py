@@ -89,7 +89,13 @@ def test_a_server_that_stops_reading(rig: RedisRig) -> None:
 
 def test_what_yields_the_calls_may_send_too(rig: RedisRig) -> None:
     """`delay_many` takes the arguments from it before it sends anything: answers don't mix."""
-    app = Celeriac("stream", broker=rig.url, set_as_current=False)
+    send_while_yielding(rig.url)
+    assert _ids(rig.url, "celery") == 2507
+
+
+def send_while_yielding(url: str) -> None:
+    """2,500 calls by `delay_many`, from a generator that sends seven by itself."""
+    app = Celeriac("stream", broker=url, set_as_current=False)
     task = app.task(name="t")(lambda n: None)
 
     def calls() -> Iterator[tuple[int]]:
@@ -100,5 +106,4 @@ def test_what_yields_the_calls_may_send_too(rig: RedisRig) -> None:
 
     results = task.delay_many(calls())
     assert len({result.id for result in results}) == 2500
-    assert _ids(rig.url, "celery") == 2507
     app.close()
