@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -94,6 +95,25 @@ class TestConnections:
                 assert (await broker.count("q")).ready == 0
             await settle(other, done(new.receipt))
         await broker.close()
+
+    @in_loop
+    async def test_a_message_keeps_its_name(self, rig: RabbitmqRig) -> None:
+        """Whatever way it goes, a message is delivered with the same delivery tag each time: what follows from it has
+        names that are made of that."""
+        found: list[str] = []
+        async with rig.consuming() as (broker, first):
+            await broker.publish([envelope("a")])
+            for settlement in (REQUEUE, Delay(time.time() + 0.3), Return(message("a"))):
+                [one] = await claim(first, 1)
+                found.append(json.loads(one.blob)["properties"]["delivery_tag"])
+                await settle(first, done(one.receipt, settlement))
+            await claim(first, 1)
+            await rig.cut(first)
+        async with rig.consuming() as (_, second):  # it comes by way of a queue of the worker's own
+            [one] = await claim(second, 1)
+            found.append(json.loads(one.blob)["properties"]["delivery_tag"])
+            await settle(second, done(one.receipt))
+        assert found == [json.loads(envelope("a").blob)["properties"]["delivery_tag"]] * 4
 
     @in_loop
     async def test_a_deleted_queue_ends_the_consumer(self, rig: RabbitmqRig) -> None:

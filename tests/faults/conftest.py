@@ -32,10 +32,7 @@ POSTGRES_IN_SHORT = (
 """On PostgreSQL the other files, which have little to do with the broker, belong to the long form; and of tests that
 differ by these words only, one is in the short form."""
 ALIKE_ON_POSTGRES = frozenset({"threads", "asyncio", "solo", "stamped", "unknown", "limit", "revoked", "two servers"})
-RABBITMQ_IN_SHORT = frozenset({
-    "test_workflows_survive_kills", "test_a_worker_dies_at_each_point",
-    "test_a_task_acknowledged_early_never_starts_twice",
-})  # fmt: skip
+RABBITMQ_IN_SHORT = frozenset({"test_a_worker_dies_at_each_point"})
 """On RabbitMQ, whose own faults are in test_rabbitmq, all others belong to the long form."""
 NOT_ON_RABBITMQ = frozenset({
     "test_a_message_that_only_waits_is_not_counted", "test_a_stopped_worker_cannot_overwrite_a_result",

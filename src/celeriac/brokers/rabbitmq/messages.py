@@ -60,6 +60,10 @@ def encode(blob: bytes, priority: int | None = None, private: Mapping[str, Any] 
         if priority is not None:
             found["priority"] = priority
         found.setdefault("delivery_mode", 2)
+        # AMQP's own delivery tag is another one with each delivery: this names the message, and all that follows from it
+        name = parts.properties.get("delivery_tag")
+        if isinstance(name, str) and name.isascii() and 0 < len(name) < 256:
+            found.setdefault("message_id", name)
         found["content_type"], found["content_encoding"] = parts.content_type, parts.content_encoding
         headers, body = parts.headers, parts.body
     found["headers"] = {**headers, **private} if private else headers
@@ -174,7 +178,7 @@ class Message:
             f'"headers": {_text(self.headers)}, "properties": {{"correlation_id": {dumps(get("correlation_id", ""))}, '
             f'"reply_to": {dumps(get("reply_to", ""))}, "delivery_mode": {get("delivery_mode", 2)}, {extra}'
             f'"delivery_info": {info}, "priority": {get("priority", 0)}, "body_encoding": "base64", '
-            f'"delivery_tag": "{self.tag}"}}}}'
+            f'"delivery_tag": {dumps(get("message_id", ""))}}}}}'
         ).encode()
 
     def copy(
@@ -221,7 +225,7 @@ _encode = msgspec.json.Encoder().encode
 
 _DEATHS = ("x-first-death-", "x-last-death-")
 _USUAL = frozenset({
-    "content_type", "content_encoding", "correlation_id", "reply_to", "delivery_mode", "priority",
+    "content_type", "content_encoding", "correlation_id", "reply_to", "delivery_mode", "priority", "message_id",
 })  # fmt: skip
 
 
