@@ -213,8 +213,8 @@ class Control:
         says, `glob` or `pcre`), or all.
 
         With `reply` returns `[{node: answer}, ...]`, after `timeout` seconds or when `limit` nodes have answered (by
-        default all of `destination`); `callback` is called with each, in a task when all are there. Raises OperationalError when the broker can't be reached, ValueError for a
-        destination that is no list."""
+        default all of `destination`); `callback` is called with each, in a task when all are there. Raises
+        OperationalError when the broker can't be reached, ValueError for a destination that is no list."""
         if destination is not None and not isinstance(destination, list | tuple):
             raise ValueError(f"destination must be a list or tuple of node names, not {destination!r}")
         request = notice.Request(
