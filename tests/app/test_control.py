@@ -190,12 +190,16 @@ def test_commands_from_many_threads(app: Celeriac) -> None:
 
 
 def test_in_a_child(app: Celeriac) -> None:
-    """Commands go through the parent; answers can't be waited for."""
+    """Commands go through the parent, and so do the answers."""
 
     class Line:
         asked: list[Any] = []  # noqa: RUF012
 
         def ask(self, op: str, args: Any, timeout: float | None = None) -> Any:
+            if op == "inquire":
+                request, exchange, *how = args
+                self.asked.append((op, exchange, request.method, *how, timeout))
+                return [[{"a@h": {"ok": "pong"}}, 7]]
             self.asked.append((op, *args) if op == "cancel" else (op, args[0], notice.read_request(args[2]).method))
 
     line = Line()
@@ -205,5 +209,5 @@ def test_in_a_child(app: Celeriac) -> None:
     assert line.asked == [("cancel", ["x"], 3 * 86400.0), told]
     app.control.terminate(["x", "y"], signal="SIGINT")
     assert line.asked[2:] == [("cancel", ["x", "y", "x\0SIGINT", "y\0SIGINT"], 3 * 86400.0), told]
-    with pytest.raises(RuntimeError, match="reply=True"):
-        app.control.ping()
+    assert app.control.ping(timeout=2.0) == [{"a@h": {"ok": "pong"}}]
+    assert line.asked[4:] == [("inquire", "celery.pidbox", "ping", "json", 2.0, None, 12.0)]

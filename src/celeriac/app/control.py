@@ -27,7 +27,7 @@ PATIENCE = 10.0
 
 
 class Control:
-    """`app.control`. From inside a task only what needs no answer is possible."""
+    """`app.control`. From inside a task it works through the worker's parent."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -213,8 +213,8 @@ class Control:
         says, `glob` or `pcre`), or all.
 
         With `reply` returns `[{node: answer}, ...]`, after `timeout` seconds or when `limit` nodes have answered (by
-        default all of `destination`). Raises OperationalError when the broker can't be reached, ValueError for a
-        destination that is no list."""
+        default all of `destination`); `callback` is called with each, in a task when all are there. Raises
+        OperationalError when the broker can't be reached, ValueError for a destination that is no list."""
         if destination is not None and not isinstance(destination, list | tuple):
             raise ValueError(f"destination must be a list or tuple of node names, not {destination!r}")
         request = notice.Request(
@@ -229,17 +229,29 @@ class Control:
             clock=self._tick(),
             expires=time.time() + timeout if reply else 0,
         )
-        if self.app.wiring.in_child:
-            if reply:
-                raise RuntimeError("a task can't wait for the answers of workers: send the command without reply=True")
-            self.app.wiring.broadcast(self.exchange, "", self._sealed(request))
-            return None
+        wiring = self.app.wiring
         if not reply:
-            self._run(self._tell(request))
+            if wiring.in_child:
+                wiring.broadcast(self.exchange, "", self._sealed(request))
+            else:
+                self._run(self._tell(request))
             return None
         if limit is None and destination is not None:
             limit = len(destination) or None
-        answers = self._run(self._ask(request, timeout, limit, callback), timeout + PATIENCE)
+        answers: list[dict[str, Any]] = []
+
+        def heard(reply: notice.Reply) -> None:
+            self._tick(reply.clock)
+            answers.append(reply.answers)
+            if callback is not None:
+                callback(reply.answers)
+
+        if wiring.in_child:
+            patience = timeout + PATIENCE
+            for found in wiring.inquire(request, self.exchange, self._serializer, timeout, limit, patience):
+                heard(notice.Reply(found[0], clock=found[1]))
+        else:
+            self._run(self._ask(request, timeout, limit, heard), timeout + PATIENCE)
         _warn_of_twins(answers)
         return answers
 
@@ -252,46 +264,29 @@ class Control:
         self._clock = max(self._clock, seen) + 1
         return self._clock
 
-    def _sealed(self, request: notice.Request) -> bytes:
+    @property
+    def _serializer(self) -> str:
         serializer = self.app.conf["task_serializer"]
-        return notice.write_request(
-            request, exchange=self.exchange, serializer=serializer if serializer in ("json", "yaml") else "json"
-        )
+        return serializer if serializer in ("json", "yaml") else "json"
+
+    def _sealed(self, request: notice.Request) -> bytes:
+        return notice.write_request(request, exchange=self.exchange, serializer=self._serializer)
 
     async def _tell(self, request: notice.Request) -> None:
         broker: Any = await self.app.wiring.broker_here()
         await broker.broadcast(self.exchange, "", self._sealed(request))
 
     async def _ask(
-        self, request: notice.Request, timeout: float, limit: int | None, callback: Any
-    ) -> list[dict[str, Any]]:
+        self, request: notice.Request, timeout: float, limit: int | None, heard: Callable[[notice.Reply], None]
+    ) -> None:
         import asyncio
 
-        from celeriac.app.replies import Replies
+        from celeriac.worker.replies import Replies
 
-        broker: Any = await self.app.wiring.broker_here()
         replies = self._replies
         if replies is None or replies.loop is not asyncio.get_running_loop():
-            replies = self._replies = Replies(broker, request.reply_queue)
-        ticket = request.ticket or ""
-        answers: list[dict[str, Any]] = []
-        arriving = await replies.open(ticket)
-        try:
-            await broker.broadcast(self.exchange, "", self._sealed(request))
-            async with asyncio.timeout(timeout):
-                while limit is None or len(answers) < limit:
-                    reply = await arriving.get()
-                    if isinstance(reply, Exception):
-                        raise reply
-                    self._tick(reply.clock)
-                    answers.append(reply.answers)
-                    if callback is not None:
-                        callback(reply.answers)
-        except TimeoutError:
-            pass
-        finally:
-            await replies.close(ticket)
-        return answers
+            replies = self._replies = Replies(await self.app.wiring.broker_here(), request.reply_queue)
+        await replies.ask(request, self._sealed(request), self.exchange, timeout, limit, heard)
 
     def _run(self, job: Any, timeout: float = PATIENCE) -> Any:
         try:

@@ -15,6 +15,8 @@ from celeriac.ports import Broker, Reader, ResultBackend, Sender
 if TYPE_CHECKING:
     import asyncio
 
+    from celeriac.wire.notice import Request
+
 log = logging.getLogger("celeriac.app")
 
 DEFAULT_URL = "sqlite://"
@@ -325,6 +327,14 @@ class Wiring:
     def broadcast(self, exchange: str, routing_key: str, payload: bytes) -> None:
         """Send to a fanout exchange, from a child."""
         self._link.ask("broadcast", [exchange, routing_key, payload])
+
+    def inquire(
+        self, request: Request, exchange: str, serializer: str, timeout: float, limit: int | None, patience: float
+    ) -> list[tuple[dict[str, Any], int]]:
+        """Ask workers from a child; the answers, each with its clock, come to the parent. `patience` bounds it all, in
+        seconds."""
+        found: list[Any] = self._link.ask("inquire", [request, exchange, serializer, timeout, limit], patience)
+        return [(answers, clock) for answers, clock in found]
 
     def cancel(self, entries: Sequence[str], seconds: float) -> None:
         """Have the broker keep entries of its cancel list for so long, from a child."""

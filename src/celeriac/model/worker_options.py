@@ -51,8 +51,7 @@ class WorkerOptions:
     disable_prefetch: bool = False
     """Claim a message only when a seat is free."""
     start_method: str | None = None
-    """`fork` or `spawn`. None: as `worker_pool_start_method` says. Spawn in any case when the import of the app has started
-    threads."""
+    """`fork` or `spawn`. None: as `worker_pool_start_method` says. Spawn anyway when the app has started threads."""
     purge: bool = False
     """Delete what is ready in the consumed queues first."""
     in_process: bool = False

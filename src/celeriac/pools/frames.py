@@ -85,6 +85,8 @@ class Ask(IntEnum):
     """group id -> nil."""
     CLEAN_UP = 13
     """nil -> nil: delete results that have expired, where the store does not do it by itself."""
+    INQUIRE = 14
+    """`[request, exchange, serializer, timeout, limit]` -> list of `[answers, clock]` of workers."""
 
 
 class Answer(IntEnum):

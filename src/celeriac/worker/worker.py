@@ -19,11 +19,14 @@ from celeriac.errors import ImproperlyConfigured, OperationalError
 from celeriac.model.message import RETURN, Chord, Completion, Envelope, Store
 from celeriac.pools.frames import Ask
 from celeriac.ports import Broker, Bus, Cleaned, ResultBackend
+from celeriac.wire import notice
+from celeriac.wire.ids import new_id
 from celeriac.worker.config import WorkerConfig
 from celeriac.worker.control import Control
 from celeriac.worker.dispatch import Dispatch
 from celeriac.worker.documents import final
 from celeriac.worker.events import Events
+from celeriac.worker.replies import Replies
 from celeriac.worker.session import Session, lasting
 
 log = logging.getLogger("celeriac.worker")
@@ -45,6 +48,10 @@ class Worker:
         self.how = ""
         self._error: ImproperlyConfigured | None = None
         self._side = ThreadPoolExecutor(1, "celeriac-user-code")
+        self._reply_key = new_id()
+        """Where workers answer what our tasks have asked them."""
+        self._reply_broker: Broker | None = None
+        self._replies: Replies | None = None
 
     async def run(self, ready: Callable[[], None] | None = None) -> int:
         """Work until told to stop. Raises ImproperlyConfigured when the app or a URL can't be used."""
@@ -90,8 +97,10 @@ class Worker:
                 task.cancel()
             await asyncio.gather(*services, *([consuming] if consuming else []), return_exceptions=True)
             await self.dispatch.pool.stop(0)
-            with contextlib.suppress(OperationalError):
-                await self.broker.close()
+            for broker in (self.broker, self._reply_broker):
+                if broker is not None:
+                    with contextlib.suppress(OperationalError):
+                        await broker.close()
             if self.backend is not None:
                 with contextlib.suppress(OperationalError):
                     await self.backend.close()
@@ -244,6 +253,8 @@ class Worker:
                 if self._bus is not None:
                     await self._bus.broadcast(*args)
                 return None
+            case Ask.INQUIRE:
+                return await self._inquire(*args)
             case _:
                 pass
         if self.backend is None:
@@ -273,6 +284,22 @@ class Worker:
             case _:
                 raise ImproperlyConfigured(f"unknown request {op}")
         return None
+
+    async def _inquire(
+        self, asked: Any, exchange: str, serializer: str, timeout: float, limit: int | None
+    ) -> list[tuple[Any, int]]:
+        """Ask workers in the name of a task. Its own worker answers too."""
+        request = msgspec.convert(asked, notice.Request)
+        request.reply_routing_key = self._reply_key
+        if self._replies is None:
+            self._reply_broker = self.config.make_broker()
+            self._replies = Replies(self._reply_broker, request.reply_queue)
+        payload = notice.write_request(request, exchange=exchange, serializer=serializer)
+        found: list[tuple[Any, int]] = []
+        await self._replies.ask(
+            request, payload, exchange, timeout, limit, lambda reply: found.append((reply.answers, reply.clock))
+        )
+        return found
 
     async def _watch_results(self, ids: list[str], timeout: float | None) -> dict[str, bytes]:
         assert self.backend is not None

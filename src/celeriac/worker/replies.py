@@ -1,8 +1,9 @@
-"""Collects answers of workers: one queue and one consumer for all requests that are open at a time."""
+"""Asks workers and collects their answers: one queue and one consumer for all requests that are open at a time."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from celeriac.errors import CeleryError
@@ -23,6 +24,29 @@ class Replies:
         self._waiting: dict[str, asyncio.Queue[notice.Reply | Exception]] = {}
         self._lock = asyncio.Lock()
         self._job: asyncio.Task[None] | None = None
+
+    async def ask(
+        self, request: notice.Request, payload: bytes, exchange: str, timeout: float, limit: int | None,
+        heard: Callable[[notice.Reply], None],
+    ) -> None:  # fmt: skip
+        """Broadcast a request, sealed as `payload`, and tell `heard` each answer, for `timeout` seconds or until
+        `limit` nodes have answered."""
+        ticket = request.ticket or ""
+        arriving = await self.open(ticket)
+        left = limit
+        try:
+            await self._broker.broadcast(exchange, "", payload)
+            async with asyncio.timeout(timeout):
+                while left is None or left > 0:
+                    reply = await arriving.get()
+                    if isinstance(reply, Exception):
+                        raise reply
+                    heard(reply)
+                    left = None if left is None else left - 1
+        except TimeoutError:
+            pass
+        finally:
+            await self.close(ticket)
 
     async def open(self, ticket: str) -> asyncio.Queue[notice.Reply | Exception]:
         """Where the answers with this ticket will be found. On return the queue is listened to."""
