@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,31 @@ def test_who_may_not_add_columns_goes_on_without(url: str, monkeypatch: pytest.M
     reader.store([success("a")])
     found = record.read(reader.fetch(["a"])["a"])
     assert (found.result, found.name) == ({"a": "ä"}, None)
+    reader.close()
+
+
+def test_many_wait_at_once(url: str) -> None:
+    """More threads of one process wait than its pool has connections: each is answered, and the database is not filled
+    with connections."""
+    reader, names = SqlReader(url, {}), [f"n{number}" for number in range(40)]
+
+    def wait(name: str) -> list[str]:
+        with reader.watch([name], 20.0) as changes:
+            return [next(changes)[0]]
+
+    with ThreadPoolExecutor(len(names)) as threads:
+        waiting = [threads.submit(wait, name) for name in names]
+        time.sleep(0.5)
+        if "postgresql" in url:
+            sessions = "SELECT count(*) AS id FROM pg_stat_activity WHERE datname = current_database()"
+            engine = sa.create_engine(parse(url))
+            with engine.connect() as connection:
+                assert connection.execute(sa.text(sessions)).scalar_one() <= 25
+            engine.dispose()
+        reader.store([success(name) for name in names])
+        assert [each.result(15.0) for each in waiting] == [[name] for name in names]
+    with reader.watch(names, 5.0) as changes:
+        assert {next(changes)[0] for _ in names} == set(names)
     reader.close()
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any
 from uuid import uuid4
 
 import psutil
+import psycopg
 
 from celeriac import Celeriac
 from celeriac.errors import OperationalError
 from tests.faults.conftest import MakeSite
 from tests.faults.kit import Site, forms, until
-from tests.servers import PostgresServer
+from tests.faults.test_workflows import Flows
+from tests.servers import PgBouncer, PostgresServer
 
 CALLERS = 60
 ENDED = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'worker'"
@@ -71,6 +74,27 @@ def test_a_storm_of_connections(make_site: MakeSite, storms: int, figures: dict[
         assert grown < 4
         site.check().assert_clean()
         until(lambda: server.sql(STANDING)[0][0] <= 4, 10.0, "no connection is left over", 0.1)
+
+
+def test_workflows_through_pgbouncer(postgres_server: PostgresServer, make_site: MakeSite) -> None:
+    """In transaction mode, with a pool that is smaller than what uses it: workflows end as they should though a worker
+    is killed, who waits for a result gets it, and so does who sends within a transaction."""
+    with PgBouncer(postgres_server) as pool:
+        url = pool.url(postgres_server.database())
+        site = make_site(url, lease=1.0)
+        flows = Flows(site)
+        workers = [site.worker("-c", "2") for _ in range(2)]
+        for kind in range(5):
+            flows.send(kind, 4, 0.02)
+        time.sleep(0.3)
+        site.kill(workers[0])
+        site.worker("-c", "2")
+        with psycopg.connect(url) as connection:
+            with site.app.transaction(connection):
+                result = site.app.send_task("tasks.echo", ("within",))
+            connection.commit()
+        assert result.get(timeout=20.0) == "within"
+        flows.check(20.0)
 
 
 def _call(site: Site, stay: Barrier) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from celeriac.errors import OperationalError
 from celeriac.model.message import Store
 from tests.faults.conftest import MakeSite
 from tests.faults.kit import forms
+from tests.faults.test_callers import call
 from tests.faults.test_workflows import Flows
 from tests.servers import PostgresServer, RedisServer
 
@@ -53,6 +54,15 @@ def test_workflows_survive_kills_of_workers(
         workers.append(site.worker("-c", "2"))
     flows.check(20.0 + rounds)
     figures.update(rounds=rounds, workflows=len(flows.wanted))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["gevent", "eventlet"])
+def test_green_pools_and_patched_callers(redis: RedisServer, make_site: MakeSite, results: str, kind: str) -> None:
+    """Tasks in a green pool, and 50 green threads that send and get in a patched process, while others run."""
+    site = make_site(redis.url, backend=results, lease=30.0)
+    site.worker("-P", kind, "-c", "20", "-l", "WARNING")
+    call(site, f"{kind}_web", timeout=100.0)
 
 
 @pytest.fixture

@@ -92,6 +92,7 @@ def test_postgres(tmp_path: Path, postgres_server: PostgresServer) -> None:
         for words, said in (
             (("order.py",), "order 1 of Ada\nPENDING\n"),
             (("alchemy.py",), "order 3 of Eve\n"),
+            (("asynchronous.py",), "order 4 of Cleo\n"),
         ):  # fmt: skip
             with project.python(*words) as script:
                 assert script.wait(60) == 0, script.output

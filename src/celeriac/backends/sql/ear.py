@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import selectors
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,13 +14,21 @@ from celeriac.errors import OperationalError
 class PostgresEar:
     """See `blocking.Ear`."""
 
-    def __init__(self, engine: sa.Engine, channel: str) -> None:
+    def __init__(self, engine: sa.Engine, channel: str, ended: Callable[[], object]) -> None:
+        """`ended`: called at the end of listening. Raises OperationalError, or what SQLAlchemy raises."""
+        from psycopg import Error
+
         fairy = engine.raw_connection()
         connection: Any = fairy.driver_connection
         fairy.detach()  # it is ours: the pool lends it to nobody else
         self._connection = connection
-        connection.autocommit = True
-        connection.execute(f"LISTEN {channel}")
+        self._ended = ended
+        try:
+            connection.autocommit = True
+            connection.execute(f"LISTEN {channel}")
+        except Error as error:
+            connection.close()
+            raise OperationalError(str(error).partition("\n")[0]) from None
 
     def fileno(self) -> int:
         """Readable after a ring."""
@@ -48,5 +56,6 @@ class PostgresEar:
             return self.drain() if selector.select(max(seconds, 0.0)) else ()
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening. Once only."""
         self._connection.close()
+        self._ended()

@@ -31,6 +31,8 @@ AT_ONCE = 500
 """Ids in one query."""
 TRIES = 8
 """How often a transaction is tried that ends in a deadlock."""
+EARS = 8
+"""How many in one process may listen at once."""
 CHANNEL = "celeriac_sql_results"
 """On which PostgreSQL tells the ids of what was stored, with commas."""
 _PAYLOAD = 7900
@@ -52,6 +54,7 @@ class SqlStore:
         self._expires: float | None = options.get("expires")
         self._clock = clock or (time.time if self.url.drivername.startswith("sqlite") else None)
         self._lock = threading.Lock()
+        self._ears = threading.Semaphore(EARS)
         self._engine: sa.Engine | None = None
         self._tables = Tables(options)
         self._pid = os.getpid()
@@ -68,7 +71,7 @@ class SqlStore:
 
     def _connected(self) -> sa.Engine:
         if self._pid != os.getpid():  # forked: the connections are the parent's
-            self._pid, self._lock = os.getpid(), threading.Lock()
+            self._pid, self._lock, self._ears = os.getpid(), threading.Lock(), threading.Semaphore(EARS)
             if self._engine is not None:
                 self._engine.dispose(close=False)
         engine = self._engine
@@ -84,15 +87,21 @@ class SqlStore:
 
     def _run(self, work: Callable[[sa.Connection], T], *, writes: bool = True) -> T:
         """One transaction. Raises OperationalError; for values that can't be stored what the driver raises."""
+
+        def once(engine: sa.Engine) -> T:
+            with engine.connect() as plain:
+                connection = plain.execution_options(celeriac_writes=True) if writes else plain
+                with connection.begin():
+                    return work(connection)
+
+        return self._try(once)
+
+    def _try(self, work: Callable[[sa.Engine], T]) -> T:
         tries = 0
         while True:
             tries += 1
             try:
-                engine = self._connected()
-                with engine.connect() as plain:
-                    connection = plain.execution_options(celeriac_writes=True) if writes else plain
-                    with connection.begin():
-                        return work(connection)
+                return work(self._connected())
             except DBAPIError as error:
                 if is_about_data(error):
                     raise
@@ -248,12 +257,20 @@ class SqlStore:
     # Waiting
 
     def ear(self) -> Ear | None:
-        """With PostgreSQL and psycopg: what `store` tells."""
+        """With PostgreSQL and psycopg: what `store` tells. Each has a connection of its own, so there are only so many;
+        who comes later looks."""
         if self.url.drivername != "postgresql+psycopg":
             return None
         from celeriac.backends.sql.ear import PostgresEar
 
-        return self._run(lambda connection: PostgresEar(connection.engine, CHANNEL), writes=False)
+        ears = self._ears
+        if not ears.acquire(blocking=False):
+            return None
+        try:
+            return self._try(lambda engine: PostgresEar(engine, CHANNEL, ears.release))
+        except BaseException:
+            ears.release()
+            raise
 
     def close(self) -> None:
         """Close all connections. The next use opens others."""
