@@ -27,8 +27,8 @@ STANDING = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'work
 def test_reconnects_leave_memory_flat(
     postgres_server: PostgresServer, make_site: MakeSite, times: int, figures: dict[str, Any]
 ) -> None:
-    """The server ends all connections of a worker over and over while tasks run: the worker comes back each time, nothing is lost,
-    and its memory stays as it is."""
+    """The server ends all connections of a worker over and over while tasks run: the worker comes back each time,
+    nothing is lost, and its memory stays as it is."""
     url = postgres_server.database()
     site = make_site(url, through=f"{url}?application_name=worker")
     worker = site.worker("-c", "2")

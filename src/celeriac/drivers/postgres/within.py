@@ -31,7 +31,8 @@ class Within:
     def __init__(self, connection: Any, site: Site, identity: int | None) -> None:
         """`identity`: of the broker's database, where the messages become ready with the commit. None: they are left in
         the outbox, for a relay to send to another broker."""
-        if not hasattr(connection, "execute" if _is_async(connection) or _is_of(connection, "sqlalchemy") else "cursor"):
+        way = "execute" if _is_async(connection) or _is_of(connection, "sqlalchemy") else "cursor"
+        if not hasattr(connection, way):
             raise ImproperlyConfigured(
                 "app.transaction takes a connection of psycopg, psycopg2 or asyncpg, a session or connection of "
                 f"SQLAlchemy, or Django's `connection`, not {type(connection).__module__}.{type(connection).__name__}"
