@@ -58,7 +58,7 @@ def encode(blob: bytes, priority: int | None = None, private: Mapping[str, Any] 
         if priority is not None:
             found["priority"] = priority
         found.setdefault("delivery_mode", 2)
-        # AMQP's own delivery tag is another one with each delivery: this names the message, and all that follows from it
+        # AMQP's own tag is another one with each delivery; this names the message, and what follows from it
         name = parts.properties.get("delivery_tag")
         if isinstance(name, str) and name.isascii() and 0 < len(name) < 256:
             found.setdefault("message_id", name)
