@@ -14,7 +14,7 @@ import pytest
 from celeriac import Celeriac
 from celeriac.brokers.rabbitmq import RabbitmqBroker, RabbitmqConsumer
 from celeriac.errors import OperationalError
-from celeriac.model.message import REQUEUE, RETURN, Delay, Demand, Return
+from celeriac.model.message import REQUEUE, RETURN, Dead, Delay, Demand, Return
 from celeriac.model.queues import Broadcast, Exchange, Queue, Queues
 from celeriac.ports import Consumer, Place
 from celeriac.testing.rigs import (
@@ -221,6 +221,25 @@ class TestDemand:
             assert item.due == pytest.approx(due)
             queues = rig.server.queues(rig.url.rpartition("/")[2])
             assert "celeriac.1.delay.23" in queues
+
+
+class TestLooking:
+    """What looking at messages costs them."""
+
+    @in_loop
+    async def test_a_message_outlives_many_looks(self, rig: RabbitmqRig) -> None:
+        """A quorum queue drops what was delivered twenty times: waiting or dead, however often one looks, and what is
+        removed is gone."""
+        async with rig.consuming() as (broker, consumer):
+            await broker.publish([envelope("a"), envelope("b")])
+            taken = await claim(consumer, 2)
+            await settle(consumer, done(taken[0].receipt, Dead("x")), done(taken[1].receipt, REQUEUE))
+            for where, name in ((Place.DEAD, "a"), (Place.READY, "b")):
+                for _ in range(25):
+                    [item] = (await broker.browse(where, "q", 10)).items
+                    assert (name_of(item.blob), item.reason) == (name, "x" if where is Place.DEAD else "")
+                assert await broker.remove(where, "q", [item.id]) == 1
+                assert not (await broker.browse(where, "q", 10)).items
 
 
 class TestExchanges:

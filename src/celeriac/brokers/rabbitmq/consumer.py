@@ -15,6 +15,7 @@ from celeriac.brokers.rabbitmq.messages import Message, delivered
 from celeriac.brokers.rabbitmq.notes import Notes
 from celeriac.brokers.rabbitmq.settling import Settling
 from celeriac.brokers.rabbitmq.supply import MOST, Supply
+from celeriac.brokers.rabbitmq.topology import BOUNCES
 from celeriac.drivers.alarm import Alarm
 from celeriac.drivers.amqp import frames
 from celeriac.drivers.amqp.machine import Event
@@ -24,8 +25,6 @@ from celeriac.model.message import Completion, Delivery, Demand, Receipt, Turn, 
 LONGEST_WAIT = 30.0
 ADOPTING = 1.0
 """Seconds in which what we still run has to come back to us after a connection was lost."""
-BOUNCES = 10
-"""Deliveries of a quorum queue after which a message is replaced by a copy: twenty would end it."""
 
 
 class RabbitmqConsumer:

@@ -112,10 +112,10 @@ def declaration(need: Need, topology: Topology, version: tuple[int, ...], epoch:
         case "ladder":
             return [*topology.declaration(name, version), *topology.ladder.declaration(), *topology.way_out(name)]
         case "dead":
-            return topology.dead(name)
+            return topology.dead(name, version)
         case "parked":
             queue, _, key = name.partition("\0")
-            return topology.parked(queue, key)
+            return topology.parked(queue, key, version)
         case "held":
             return topology.held(name, epoch, version)
         case "replies":

@@ -29,7 +29,9 @@ log = logging.getLogger("celeriac.rabbitmq")
 
 _HEADER = properties({"content_type": "application/json", "delivery_mode": 2, "headers": {}})
 PATIENCE = 5.0
-"""Seconds in which one's turn to read has to come."""
+"""Seconds in which one's turn to read has to come. A server whose node with the queue is down lets one wait longer."""
+PAUSE = 30.0
+"""Seconds without another try after that."""
 
 
 class Note(msgspec.Struct, omit_defaults=True):
@@ -59,6 +61,7 @@ class Notes:
         self._lock = asyncio.Lock()
         self._cancelled: dict[str, float] = {}
         self._faulty = False
+        self._tried = 0.0
         self.version = 0
         """Another one after each revocation."""
         self.queues: set[str] = set()
@@ -71,17 +74,22 @@ class Notes:
         if self._channel is not None and not self._channel.broken:
             return
         async with self._lock:
-            if self._channel is None or self._channel.broken:
-                try:
+            if self._channel is not None and not self._channel.broken:
+                return
+            if self._faulty and time.monotonic() < self._tried + PAUSE:
+                return
+            try:
+                async with asyncio.timeout(PATIENCE):
                     await self._listen()
                     await self._read_all()
-                    self._faulty = False
-                except CeleryError as error:
-                    if self._core.link.current is None:
-                        raise
-                    if not self._faulty:
-                        log.warning("revocations can't be read: %s", error)
-                    self._faulty = True
+                self._faulty = False
+            except (CeleryError, TimeoutError) as error:
+                if self._core.link.current is None:
+                    raise
+                if not self._faulty:
+                    why = str(error) or f"the queue {NOTES!r} does not answer; its node may be down"
+                    log.warning("revocations can't be read: %s", why)
+                self._faulty, self._tried = True, time.monotonic()
 
     async def _listen(self) -> None:
         await self._core.ask(self._core.topology.notes())
@@ -94,14 +102,13 @@ class Notes:
 
     async def _read_all(self) -> None:
         mark = Note(mark=new_id())
-        end = time.monotonic() + PATIENCE
         while True:
             channel = await (await self._core.link.connection()).channel()
             try:
                 await self._read_queue(channel, mark)
                 return
             except CeleryError:  # somebody else reads
-                if time.monotonic() > end or channel.connection.broken:
+                if channel.connection.broken:
                     raise
                 await asyncio.sleep(random.uniform(0.01, 0.05))
             finally:
@@ -126,8 +133,7 @@ class Notes:
         consume = frames.consume(NOTES, "notes", exclusive=True)
         await on(channel, [(M.QOS, frames.qos(0), M.QOS_OK, ""), (M.CONSUME, consume, M.CONSUME_OK, "the notes")])
         await self._send(mark)
-        async with asyncio.timeout(PATIENCE):
-            await done
+        await done
         # what nobody needs any more goes, the rest goes back when the channel closes
         channel.write(b"".join([frames.ack(channel.number, tag) for tag in spent]))
 
@@ -157,13 +163,14 @@ class Notes:
     async def write(self, note: Note) -> None:
         """On return it is safe, and read here. Raises OperationalError."""
         await self.read()
+        if self._faulty:
+            raise OperationalError(f"{self._core.describe()}: the queue {NOTES!r} can't be used now")
         note = msgspec.structs.replace(note, mark=new_id())
         waiting = self._marks[note.mark] = asyncio.get_running_loop().create_future()
         try:
             await self._send(note)
-            if not self._faulty:
-                async with asyncio.timeout(PATIENCE):
-                    await waiting
+            async with asyncio.timeout(PATIENCE):
+                await waiting
         except TimeoutError:
             raise OperationalError(f"{self._core.describe()}: what was sent to {NOTES!r} does not come") from None
         finally:
@@ -188,4 +195,5 @@ class Notes:
             for note in notes:
                 await self.write(note)
         except CeleryError as error:
-            log.warning("%s", error)
+            if not self._faulty:
+                log.warning("%s", error)

@@ -10,9 +10,10 @@ from typing import NamedTuple
 from celeriac.brokers.losses import begin_anew
 from celeriac.brokers.rabbitmq import topology as names
 from celeriac.brokers.rabbitmq.core import Core, on
-from celeriac.brokers.rabbitmq.drafts import to_queue
+from celeriac.brokers.rabbitmq.drafts import Draft, to_queue
 from celeriac.brokers.rabbitmq.messages import DUE, REASON, TO, Message, encode, got
 from celeriac.brokers.rabbitmq.notes import Notes
+from celeriac.brokers.rabbitmq.topology import BOUNCES
 from celeriac.drivers.amqp import frames
 from celeriac.drivers.amqp.channel import Channel
 from celeriac.drivers.amqp.frames import M
@@ -27,12 +28,19 @@ COUNTED = 2_000
 _ROUND = 500
 
 
+def _anew(message: Message, queue: str) -> Draft:
+    """The same message, at the tail of the queue in which it lies."""
+    return Draft("", queue, *message.copy({**message.marks(), **message.private}), ("nothing", ""))
+
+
 class _Look(NamedTuple):
     """What is held while one looks."""
 
     found: list[tuple[Message, str]]
     """With limit keys."""
     channel: Channel | None
+    taken: set[int]
+    """Delivery tags of what was acknowledged."""
 
 
 class Places:
@@ -106,6 +114,8 @@ class Places:
         """The messages of a place with their limit keys, held until the context ends; then what was not acknowledged
         goes back."""
         found: list[tuple[Message, str]] = []
+        tired: list[tuple[int, Draft]] = []
+        taken: set[int] = set()
         channel: Channel | None = None
         try:
             for name, key, count in await self._queues(where, queue):
@@ -122,17 +132,24 @@ class Places:
                     events = [await channel.wait(future) for future in asked]
                     messages = [got(event, queue)[0] for event in events if event.which == M.GET_OK]
                     found += [(message, key) for message in messages]
+                    if where is not Place.SCHEDULED:  # there it would only go on its way too early
+                        tired += [(each.tag, _anew(each, name)) for each in messages if each.count >= BOUNCES]
                     count = min(_ROUND, most - len(found)) if len(messages) == len(events) else 0
             if where is Place.SCHEDULED:
                 found = [entry for entry in found if entry[0].private.get(TO) == queue]
                 found.sort(key=lambda entry: entry[0].due)
-            yield _Look(found, channel)
+            yield _Look(found, channel, taken)
         finally:
             if channel is not None:
-                await self._put_back(channel)
+                await self._put_back(channel, [entry for entry in tired if entry[0] not in taken])
 
-    async def _put_back(self, channel: Channel) -> None:
+    async def _put_back(self, channel: Channel, tired: Sequence[tuple[int, Draft]]) -> None:
+        """`tired`: what was delivered so often that a quorum queue would soon drop it. Copies take its place."""
         try:
+            faults = await self._core.send([draft for _, draft in tired])
+            for (tag, _), fault in zip(tired, faults, strict=True):
+                if not fault:
+                    channel.write(frames.ack(channel.number, tag))
             channel.write(frames.nack(channel.number, 0, multiple=True))
             await on(channel, [(M.QOS, frames.qos(1), M.QOS_OK, "")])
         except CeleryError:  # the channel is gone, and what it held is back
@@ -173,16 +190,17 @@ class Places:
         async with self.looking(where, queue, MOST) as look:
             chosen = [message for message, _ in look.found if fits(message)]
             if again and chosen:
-                drafts = [to_queue(queue, *self._anew(message, where)) for message in chosen]
+                drafts = [to_queue(queue, *self._fresh(message, where)) for message in chosen]
                 for fault in await self._core.send(drafts):
                     if fault:
                         raise OperationalError(f"{self._core.describe()}: {fault}")
             if chosen and (channel := look.channel) is not None:
+                look.taken.update(message.tag for message in chosen)
                 channel.write(b"".join([frames.ack(channel.number, message.tag) for message in chosen]))
             return len(chosen)
 
     @staticmethod
-    def _anew(message: Message, where: Place) -> tuple[bytes, bytes]:
+    def _fresh(message: Message, where: Place) -> tuple[bytes, bytes]:
         blob = message.blob()
         fresh = begin_anew(blob) if where is Place.DEAD else blob
         return message.copy() if fresh == blob else encode(fresh, message.priority)

@@ -21,6 +21,8 @@ NOTES = "celeriac.1.notes"
 """Exchange and queue of what workers have to know of each other: cancelled ids, names of queues."""
 HELD_TTL = 5.0
 """Seconds after which a held copy whose owner is gone goes back; from its publishing on."""
+BOUNCES = 10
+"""Deliveries of a quorum queue after which a message is replaced by a copy: twenty would end it."""
 REPLIES = ".pidbox"
 CELERY_DELAYED, CELERY_DUE = "celery_delayed_", "celery_delayed_delivery"
 DELAYED, OUR_DUE = "celeriac.1.delay.", "celeriac.1.due"
@@ -222,14 +224,18 @@ class Topology:
 
     # Ours
 
-    def dead(self, queue: str) -> list[Question]:
+    def _as_safe_as(self, queue: str, version: tuple[int, ...]) -> dict[str, Any]:
+        """Arguments of what is kept beside a queue: a classic one would be away with its node."""
+        return {"x-queue-type": "quorum"} if self.kind(queue, version) == "quorum" else {}
+
+    def dead(self, queue: str, version: tuple[int, ...]) -> list[Question]:
         """The dead letters of a queue."""
         arguments: dict[str, Any] = {"x-max-length": self.dead_limit} if self.dead_limit else {}
-        return [_queue(fitting(DEAD, queue), arguments=arguments)]
+        return [_queue(fitting(DEAD, queue), arguments=arguments | self._as_safe_as(queue, version))]
 
-    def parked(self, queue: str, key: str) -> list[Question]:
+    def parked(self, queue: str, key: str, version: tuple[int, ...]) -> list[Question]:
         """What is parked under a limit key."""
-        return [_queue(parked(queue, key))]
+        return [_queue(parked(queue, key), arguments=self._as_safe_as(queue, version))]
 
     def held(self, queue: str, epoch: str, version: tuple[int, ...]) -> list[Question]:
         """What a worker holds of a queue while it runs. When the worker is gone it goes back."""

@@ -235,6 +235,11 @@ class Channel:
                 self.on_cancelled(frames.read_short(event.arguments, 0)[0])
         elif which == M.FLOW:
             self.write(self.method(M.FLOW_OK, event.arguments[:1]))
+        elif self._error is not None:  # given up by us: the server comes to it late
+            if which == M.CHANNEL_CLOSE:
+                self.connection.write(self.method(M.CHANNEL_CLOSE_OK))
+            if which in (M.CHANNEL_CLOSE, M.CHANNEL_CLOSE_OK):
+                self.connection.forget(self)
         elif which == M.CHANNEL_CLOSE:
             what = self._asked[0].what if self._asked else ""
             why = closed(self.connection.server, frames.read_close(event.arguments), what or "on a channel")
@@ -261,6 +266,7 @@ class Channel:
         if self._error is not None:
             return
         self._error = error
+        self.on_deliver = None
         asked, self._asked = self._asked, deque()
         for each in asked:
             _refuse(each.future, self.error())
@@ -276,10 +282,16 @@ class Channel:
         if self.broken:
             return
         self.on_deliver = self.on_closed = self.on_cancelled = None
+        closing = b"\x00\xc8\x00\x00\x00\x00\x00"
+        busy = bool(self._asked)  # with what we don't wait for any more, for however long
         with suppress(CeleryError):
-            await self.call(M.CHANNEL_CLOSE, b"\x00\xc8\x00\x00\x00\x00\x00", M.CHANNEL_CLOSE_OK)
+            if busy:
+                self.write(self.method(M.CHANNEL_CLOSE, closing))
+            else:
+                await self.call(M.CHANNEL_CLOSE, closing, M.CHANNEL_CLOSE_OK)
         self.fail(OperationalError(f"{self.connection.server.describe()}: the channel was closed"))
-        self.connection.forget(self)
+        if not busy:
+            self.connection.forget(self)
 
 
 def _refuse(future: asyncio.Future[Any], error: CeleryError) -> None:
