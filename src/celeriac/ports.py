@@ -274,6 +274,15 @@ class Cleaned(Protocol):
 
 
 @runtime_checkable
+class Prepared(Protocol):
+    """A ResultBackend that may have something to make before its first use. A worker lets it at its start."""
+
+    async def prepare(self) -> None:
+        """Make what is missing. What can't be made now is made at the first use."""
+        ...
+
+
+@runtime_checkable
 class CleanedReader(Protocol):
     """The same on the synchronous side."""
 

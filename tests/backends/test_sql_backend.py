@@ -27,6 +27,7 @@ from celeriac.testing.contract_backend import BackendContract, ReaderContract
 from celeriac.testing.contract_chords import chord, part
 from celeriac.testing.rigs import BackendRig
 from celeriac.wire import record
+from tests.processes import Project
 
 TABLES = ("celery_taskmeta", "celery_tasksetmeta", "celeriac_sql_chords", "celeriac_sql_chord_entries")
 
@@ -257,6 +258,29 @@ def test_clean_up(url: str) -> None:
     assert (reader.fetch_group("g"), reader.fetch_group("young") is not None) == (None, True)
     assert [found["id"] for found in rows(url, "celeriac_sql_chords")] == ["stays"]
     reader.close()
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_tables_are_made_at_the_start_of_a_worker(tmp_path: Path, early: bool) -> None:
+    """With `database_create_tables_at_setup`, the default; without it at the first use."""
+    text = f"""
+from celeriac import Celeriac
+app = Celeriac("tasks", broker="sqlite:///broker.db", backend="db+sqlite:///results.db")
+app.conf.database_create_tables_at_setup = {early}
+
+@app.task
+def add(x, y):
+    return x + y
+"""
+    project = Project(tmp_path, {"tasks.py": text})
+    with project.worker("-c", "1"):
+        end = time.monotonic() + (10.0 if early else 1.0)
+        while not (tmp_path / "results.db").exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert (tmp_path / "results.db").exists() is early
+        with project.python("-c", "from tasks import add; print(add.delay(1, 2).get(timeout=10))") as script:
+            assert script.wait(30) == 0, script.output
+            assert script.output == "3\n"
 
 
 def test_who_stores_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ STANDING = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'work
 
 
 @forms("times", 6, 500, timeout=3600)
-def test_reconnects_leave_memory_flat(
+def test_ended_connections_leave_memory_flat(
     postgres_server: PostgresServer, make_site: MakeSite, times: int, figures: dict[str, Any]
 ) -> None:
     """The server ends all connections of a worker over and over while tasks run: the worker comes back each time,

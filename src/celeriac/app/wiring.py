@@ -406,7 +406,10 @@ class Wiring:
         options["serializer"] = conf["result_serializer"]
         options["extended"] = conf["result_extended"]
         options["expires"] = conf.seconds("result_expires") or None
-        for name in ("engine_options", "engine_callback", "short_lived_sessions", "table_names", "table_schemas"):
+        for name in (
+            "create_tables_at_setup", "engine_options", "engine_callback", "short_lived_sessions", "table_names",
+            "table_schemas",
+        ):  # fmt: skip
             options[name] = conf[f"database_{name}"]
         options["cache_options"] = conf["cache_backend_options"]
         return options

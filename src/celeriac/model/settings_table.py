@@ -78,7 +78,7 @@ CELERY: tuple[tuple[str, str, Any, str, str], ...] = (
     ("cosmosdbsql_max_retry_attempts", "int", 9, "=", "Cosmos DB: attempts of a request."),
     ("cosmosdbsql_max_retry_wait_time", "int", 30, "=", "Cosmos DB: seconds that all attempts may take."),
     ("couchbase_backend_settings", "dict", None, "CELERY_COUCHBASE_BACKEND_SETTINGS", "Couchbase: host, port, username, password, bucket."),
-    ("database_create_tables_at_setup", "bool", True, "=", "SQL results: create the tables at the start, not at the first use."),
+    ("database_create_tables_at_setup", "bool", True, "=", "SQL results: workers make the tables at their start, not at the first use."),
     ("database_engine_callback", "any", None, "=", "SQL results: function that is given the SQLAlchemy engine."),
     ("database_engine_options", "dict", {"pool_pre_ping": True, "pool_recycle": 3600}, "CELERY_RESULT_ENGINE_OPTIONS", "SQL results: more arguments of create_engine."),
     ("database_short_lived_sessions", "bool", False, "CELERY_RESULT_DB_SHORT_LIVED_SESSIONS", "SQL results: a session for each use."),

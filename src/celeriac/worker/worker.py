@@ -18,7 +18,7 @@ from celeriac import telemetry
 from celeriac.errors import ImproperlyConfigured, OperationalError
 from celeriac.model.message import RETURN, Chord, Completion, Envelope, Store
 from celeriac.pools.frames import Ask
-from celeriac.ports import Broker, Bus, Cleaned, ResultBackend
+from celeriac.ports import Broker, Bus, Cleaned, Prepared, ResultBackend
 from celeriac.wire import notice
 from celeriac.wire.ids import new_id
 from celeriac.worker.config import WorkerConfig
@@ -88,6 +88,8 @@ class Worker:
                 services.append(asyncio.create_task(self.events.run()))
             if (relay := self.config.make_relay()) is not None:
                 services.append(asyncio.create_task(relay.run(self.broker)))
+            if isinstance(self.backend, Prepared):
+                services.append(asyncio.create_task(self.backend.prepare()))
             for service in services:
                 service.add_done_callback(self._watch)
             await self._stopping.wait()

@@ -112,6 +112,10 @@ class SqlStore:
             except SQLAlchemyError as error:
                 raise failure(self.describe(), error) from None
 
+    def prepare(self) -> None:
+        """Make the tables now, where they are missing."""
+        self._run(lambda _: None, writes=False)
+
     # The clock
 
     def _now(self, connection: sa.Connection) -> float:
