@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.rabbit import RabbitServer, rabbit_server
 from tests.servers import (
@@ -18,6 +19,13 @@ from tests.servers import (
     valkey_server,
 )
 from tests.sql_servers import mariadb_server, memcached_server
+
+# A busy machine must not fail a property: neither one example has a limit, nor the making of them. What a fixture gives
+# may serve all examples.
+settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("patient")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

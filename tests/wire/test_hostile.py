@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celeriac.errors import CeleryError, ContentDisallowed, DecodeError, InvalidTaskError
@@ -91,7 +91,7 @@ def test_corpus(file: Path) -> None:
     assert time.monotonic() - started < 20
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_mutations(data: st.DataObject) -> None:
     """Real messages and the corpus, with bytes changed, cut out, doubled or swapped for those of another."""
@@ -116,7 +116,7 @@ def test_mutations(data: st.DataObject) -> None:
     read_all(bytes(blob))
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes(blob: bytes) -> None:
     """No bytes at all."""
@@ -125,7 +125,7 @@ def test_any_bytes(blob: bytes) -> None:
 
 @pytest.mark.full
 @pytest.mark.timeout(1200)
-@settings(max_examples=5000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5000, deadline=None)
 @given(st.randoms(use_true_random=False), st.sampled_from(SMALL))
 def test_many_mutations(random: Any, seed: bytes) -> None:
     """The long form: many cheap mutations of each seed."""

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celeriac.app import registry
@@ -200,7 +200,7 @@ def shapes(draw: Any, depth: int = 3) -> Any:
 
 
 @given(steps=st.lists(shapes(), min_size=1, max_size=6))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None)
 def test_chain_folds_as_the_operator(t: Any, steps: Any) -> None:
     """`chain(a, b, c)` is `chain() | a | b | c`, and stays the same through JSON."""
     folded = chain([make(t) for make in steps])
