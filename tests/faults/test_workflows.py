@@ -76,7 +76,8 @@ class Flows:
         for task_id, document in self.site.documents(self.wanted.keys()).items():
             found, value = document["result"], self.wanted[task_id]
             assert (found["exc_type"] if isinstance(value, str) else found) == value, document
-        self.site.check().assert_clean()
+        on_rabbitmq = self.site.broker_url.startswith("amqp")
+        self.site.check().assert_clean(unexcused=1 + len(self.site.kills) // 10 if on_rabbitmq else 0)
         told = [mark.key for mark in self.site.ledger.marks("told")]
         assert sorted(set(told)) == sorted(self.failing)
 

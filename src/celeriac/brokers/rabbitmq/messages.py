@@ -64,6 +64,9 @@ def encode(blob: bytes, priority: int | None = None, private: Mapping[str, Any] 
         name = parts.properties.get("delivery_tag")
         if isinstance(name, str) and name.isascii() and 0 < len(name) < 256:
             found.setdefault("message_id", name)
+        if parts.headers.get("expires") is not None:
+            # RabbitMQ would drop it unseen; a worker gives it an end, which a chord or a caller waits for
+            found.pop("expiration", None)
         found["content_type"], found["content_encoding"] = parts.content_type, parts.content_encoding
         headers, body = parts.headers, parts.body
     found["headers"] = {**headers, **private} if private else headers

@@ -74,7 +74,7 @@ class Places:
     async def _ladder(self) -> dict[str, int]:
         """Messages in each queue of our ladder of delays, for whatever queue they are."""
         queues = self._core.topology.ladder.queues
-        if (await self.length(queues[-1]))[0] is None:
+        if (await self.length(queues[0]))[0] is None:  # that which is declared last
             return {}
         asked = [(M.QUEUE_DECLARE, frames.queue_declare(name, passive=True), M.QUEUE_DECLARE_OK, "") for name in queues]
         declared = [frames.read_declared(event.arguments) for event in await self._core.ask(asked)]
