@@ -19,6 +19,7 @@ NEEDLESS: dict[str, str] = {
         ("control_queue_durable", "control_queue_exclusive", "control_queue_expires", "control_queue_ttl"),
         "queues of answers are exclusive, expire after 10 s, and keep a message for 300 s",
     ),
+    "database_create_tables_at_setup": "tables that are missing are made at the first use",
     "redis_retry_on_timeout": "a worker tries again until it succeeds, get() for 10 s",
     "redis_socket_keepalive": "always on",
     **dict.fromkeys(

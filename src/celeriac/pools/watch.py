@@ -81,7 +81,7 @@ class Watchman:
                 stuck = False
                 if pool.start_limit and now - child.started_at > pool.start_limit and child.pid and not child.stopping:
                     child.stopping = True
-                    log.error("child %d was not ready after %gs; killing it", child.pid, pool.start_limit)
+                    log.error("child %d was not ready after %g s; killing it", child.pid, pool.start_limit)
                     child.kill()
                 continue
             if len(child.sent) < child.seats or now - child.progress < STUCK_SECONDS * 2:
