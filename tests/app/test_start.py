@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from celeriac import Celeriac
 from celeriac.app.start import worker_config
@@ -21,11 +22,13 @@ def add(x, y):
 
 def test_settings_that_are_not_built_yet_are_told_once(tmp_path: Path) -> None:
     """One warning names what was set and switches nothing yet; not what is needless, nor what is at its default."""
-    settings = "worker_agent='x:Agent', worker_pool_restarts=True, worker_state_db='state', worker_autoscaler=None, " \
+    settings = (
+        "worker_agent='x:Agent', worker_pool_restarts=True, worker_state_db='state', worker_autoscaler=None, "
         "security_digest='sha256', beat_schedule={'x': {'task': 'y', 'schedule': 1}}"
+    )
     project = Project(tmp_path, {"tasks.py": TASKS.format(settings=settings)})
     with project.worker("-c", "1", "-l", "WARNING") as worker:
-        worker.stop()
+        worker.terminate()
     lines = [line for line in worker.output.splitlines() if "without effect" in line]
     assert len(lines) == 1
     assert "WARNING" in lines[0]
@@ -40,7 +43,7 @@ def test_defaults_are_no_reason_for_a_warning(tmp_path: Path) -> None:
     """A worker with nothing set warns of nothing."""
     project = Project(tmp_path, {"tasks.py": TASKS.format(settings="")})
     with project.worker("-c", "1", "-l", "WARNING") as worker:
-        worker.stop()
+        worker.terminate()
     assert "without effect" not in worker.output
 
 
@@ -75,6 +78,9 @@ def test_the_queue_of_a_worker_is_bound_as_celery_binds_it() -> None:
 
 def test_how_long_a_child_may_take_to_be_ready() -> None:
     """`worker_proc_alive_timeout` is a minute, and Celery's four seconds in its profile."""
-    for settings, seconds in (({}, 60.0), ({"profile": "celery"}, 4.0), ({"worker_proc_alive_timeout": 9}, 9.0)):
+    cases: tuple[tuple[dict[str, Any], float], ...] = (
+        ({}, 60.0), ({"profile": "celery"}, 4.0), ({"worker_proc_alive_timeout": 9}, 9.0),
+    )  # fmt: skip
+    for settings, seconds in cases:
         app = Celeriac("tasks", broker="memory://", set_as_current=False, **settings)
         assert worker_config(app, WorkerOptions(app_spec="tasks")).start_limit == seconds
