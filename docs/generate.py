@@ -33,6 +33,9 @@ SETTINGS_INTRODUCTION = """\
 Celery's settings with their names, new and old, and celeriac's own. Where the default is not Celery's,
 [differences](differences.md) says why. Set them as in Celery: `app.conf.task_time_limit = 60`,
 `app.config_from_object("settings")`, `Celeriac(..., task_time_limit=60)`.
+
+What is marked in bold is accepted, so that an old configuration loads, and switches nothing. A worker that is given one
+which is *not built yet* says so in one warning.
 """
 
 
@@ -105,7 +108,8 @@ def settings() -> str:
 def setting(row: Setting, ours: dict[str, Any]) -> str:
     """One row."""
     old = f"<br>`{row.old}`" if row.old and row.old != row.key.upper() else ""
-    return f"| `{row.key}`{old} | {row.kind} | {value(ours.get(row.key, row.default))} | {cell(row.doc)} |"
+    effect = f" **{row.effect[0].upper()}{row.effect[1:]}.**" if row.effect else ""
+    return f"| `{row.key}`{old} | {row.kind} | {value(ours.get(row.key, row.default))} | {cell(row.doc + effect)} |"
 
 
 def differences() -> str:

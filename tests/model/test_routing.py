@@ -384,6 +384,7 @@ class TestDestination:
             ({"queue": "d", "routing_key": "x"}, ("", "d", "d")),
             ({"exchange": "de", "routing_key": "dk"}, ("de", "dk", "d")),
             ({"queue": "n"}, ("", "n", "n")),
+            ({"exchange": "C.dq2", "routing_key": "w1@h"}, ("C.dq2", "w1@h", "w1@h.dq2")),
         ],
     )
     def test_with_exchanges(self, options: dict[str, Any], expected: tuple[str, ...]) -> None:

@@ -219,6 +219,9 @@ class SampleProgram:
         os.environ["SAMPLE_INIT"] = str(os.getpid())
         if self._spec.get("late"):
             self._tasks["late"] = FakeTask(add, "late")
+        if (path := self._spec.get("slow_once")) and not os.path.exists(path):
+            open(path, "x").close()
+            time.sleep(600)
         if self._spec.get("broken_init"):
             raise RuntimeError("no init today")
 

@@ -78,11 +78,14 @@ class Told:
 
 
 @contextlib.asynccontextmanager
-async def running(kind: str = "prefork", processes: int = 2, seats: int = 1, **options: Any) -> AsyncIterator[Told]:
+async def running(
+    kind: str = "prefork", processes: int = 2, seats: int = 1, spec: dict[str, Any] | None = None, **options: Any
+) -> AsyncIterator[Told]:
     os.environ["PYTHONPATH"] = f"{ROOT}:{ROOT / 'src'}"
     told = Told()
     told.pool = Pool(
-        told, kind=kind, processes=processes, seats=seats, loader="tests.pools.sample:load", spec={}, **options
+        told, kind=kind, processes=processes, seats=seats, loader="tests.pools.sample:load", spec=spec or {},
+        **options
     )
     await told.pool.start()
     try:
@@ -323,3 +326,21 @@ def test_calls_that_come_during_a_recall_run_once(monkeypatch: pytest.MonkeyPatc
     asyncio.run(main())
     names = path.read_text().split()
     assert sorted(names) == sorted(set(names))
+
+
+def test_a_child_that_is_not_ready_in_time_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A child that hangs while it starts is killed after the limit, also when nothing else runs; another takes its
+    place."""
+
+    async def main() -> None:
+        spec = {"slow_once": str(tmp_path / "slow")}
+        async with running(processes=1, spec=spec, start_limit=0.5) as told:
+            await until(lambda: any(child.ready for child in told.pool.children.values()))
+            submit(told, call("add", 1, 2))
+            await until(lambda: "add" in told.done)
+            assert not told.broken
+
+    asyncio.run(main())
+    assert [line for line in caplog.messages if "was not ready after 0.5 s" in line] != []

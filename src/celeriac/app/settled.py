@@ -13,6 +13,7 @@ from celeriac.app.config import Settings, symbol
 from celeriac.app.wiring import Wiring
 from celeriac.errors import ImproperlyConfigured
 from celeriac.model import options as calls
+from celeriac.model.queues import worker_direct
 from celeriac.model.retry import pauses
 from celeriac.model.routing import QueueDefaults, Queues, Router
 from celeriac.telemetry import Signal
@@ -61,6 +62,7 @@ class Settled:
         self._lock = threading.RLock()
         self._local = threading.local()
         self._oid: str | None = None
+        self._node = ""
         self.conf: Settings = _AppSettings(
             settings,
             namespace=namespace,
@@ -175,11 +177,21 @@ class Settled:
     @property
     def queues(self) -> Queues:
         """The queues that the app knows (`task_queues`)."""
-        conf = self.conf
-        found: Queues = self.per_settings(
-            "queues", lambda: Queues(conf["task_queues"], QueueDefaults.from_settings(conf))
-        )
+        found: Queues = self.per_settings("queues", self._queues)
         return found
+
+    def _queues(self) -> Queues:
+        conf = self.conf
+        queues = Queues(conf["task_queues"], QueueDefaults.from_settings(conf))
+        if self._node:
+            queues.add(worker_direct(self._node))
+        return queues
+
+    def direct_queue(self, hostname: str) -> str:
+        """Make the queue of the worker of this node name known; its name."""
+        self._node = hostname
+        self._restamp()
+        return worker_direct(hostname).name
 
     @property
     def router(self) -> Router:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import platform
 import signal
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 from celeriac import telemetry
 from celeriac.app import log
 from celeriac.errors import ImproperlyConfigured
+from celeriac.model.settings import without_effect
 from celeriac.model.worker_options import POOLS, WorkerOptions, node_name
 from celeriac.ports import Broker, Relay, ResultBackend
 from celeriac.worker.config import WorkerConfig
@@ -47,6 +49,10 @@ class WorkedApp(Protocol):
         """The queues that a worker consumes when nobody says."""
         ...
 
+    def direct_queue(self, hostname: str) -> str:
+        """Make the queue of the worker of this node name known; its name."""
+        ...
+
 
 ASYNC_SEATS = 100
 """Tasks at once in an asyncio, gevent or eventlet child when nobody says."""
@@ -56,6 +62,8 @@ def run_worker(app: WorkedApp, options: WorkerOptions) -> int:
     """Run a worker until it is stopped; return the exit code. Raises ImproperlyConfigured for what can't be used."""
     conf = app.conf
     log.setup(conf, options.loglevel, options.logfile, options.color)
+    if missing := without_effect(conf):
+        logging.getLogger("celeriac.worker").warning("settings without effect, for it is not built yet: %s", missing)
     config = worker_config(app, options)
     telemetry.celeryd_init.send(config.hostname, instance=None, conf=conf, options={})
     if options.purge:
@@ -87,7 +95,7 @@ def worker_config(app: WorkedApp, options: WorkerOptions) -> WorkerConfig:
     events = bool(conf.worker_send_task_events if options.task_events is None else options.task_events)
     return WorkerConfig(
         hostname=hostname,
-        queues=_queues(app, options),
+        queues=(*_queues(app, options), *([app.direct_queue(hostname)] if conf.worker_direct else ())),
         make_broker=app.broker,
         make_backend=app.make_backend,
         make_relay=app.make_relay,
@@ -123,6 +131,7 @@ def worker_config(app: WorkedApp, options: WorkerOptions) -> WorkerConfig:
         soft_time_limit=options.soft_time_limit or conf.task_soft_time_limit,
         max_tasks_per_child=options.max_tasks_per_child or conf.worker_max_tasks_per_child,
         max_memory_per_child=options.max_memory_per_child or conf.worker_max_memory_per_child,
+        start_limit=conf.seconds("worker_proc_alive_timeout"),
         rate_limits=not conf.worker_disable_rate_limits,
         prefetch=prefetch,
         events=events,

@@ -14,6 +14,19 @@ from typing import Any, NamedTuple
 from celeriac.errors import ImproperlyConfigured, QueueNotFound
 
 
+DIRECT = "C.dq2"
+"""Celery's exchange of the queues that belong to one worker each."""
+
+
+def worker_direct(hostname: str) -> Queue:
+    """The queue of one worker alone. `hostname` is its node name, and the routing key."""
+    return Queue(_direct(hostname), Exchange(DIRECT), hostname)
+
+
+def _direct(hostname: str) -> str:
+    return f"{hostname}.dq2"
+
+
 class Exchange:
     """An exchange: where messages are sent to, and by which rule they reach queues. Compares by value."""
 
@@ -306,6 +319,8 @@ class Queues(dict[str, Queue]):
         """Names of the known queues that a message for this exchange and routing key reaches, in order."""
         if not exchange:
             return (routing_key,)
+        if exchange == DIRECT:
+            return (_direct(routing_key),)
         return tuple(queue.name for queue in self.values() if _reaches(queue, exchange, routing_key))
 
     def bindings(self) -> dict[str, list[tuple[str, str, str]]]:

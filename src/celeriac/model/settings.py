@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from celeriac.errors import ImproperlyConfigured
+from celeriac.model.settings_effects import NEEDLESS, UNBUILT
 from celeriac.model.settings_table import CELERY, OWN, UNDECLARED
 
 # Texts, not compiled patterns: who shows no settings does not pay for them.
@@ -36,6 +37,13 @@ class Setting(NamedTuple):
     own: bool = False
     """Celeriac's, unknown to Celery."""
 
+    @property
+    def effect(self) -> str:
+        """Why it has none; empty: it has."""
+        if self.key in NEEDLESS:
+            return f"no effect: {NEEDLESS[self.key]}"
+        return f"not built yet: {UNBUILT[self.key]}" if self.key in UNBUILT else ""
+
 
 class Difference(NamedTuple):
     """A default that is not Celery's."""
@@ -63,6 +71,11 @@ DIFFERENCES = (
         "worker_prefetch_multiplier", 4, None,
         "A worker holds ahead what keeps it busy for about a millisecond, so no short task waits behind a long one.",
         "worker_prefetch_multiplier = 4",
+    ),
+    Difference(
+        "worker_proc_alive_timeout", 4.0, 60.0,
+        "A child that has much to import on a busy machine is slow, not broken.",
+        "worker_proc_alive_timeout = 4",
     ),
     Difference(
         "worker_hijack_root_logger", True, False,
@@ -103,6 +116,15 @@ _DEFAULTS["safe"] = {
     **{row.key: row.ours for row in DIFFERENCES if row.key not in ("broker_url", "result_backend")},
 }
 _DEFAULTS["celery"]["profile"] = "celery"
+
+
+def without_effect(conf: Mapping[str, Any]) -> str:
+    """Settings that are not at their defaults and switch what is not built yet, to read; empty: there are none."""
+    found: dict[str, list[str]] = {}
+    for key, what in UNBUILT.items():
+        if conf[key] != SETTINGS[key].default:
+            found.setdefault(what, []).append(key)
+    return "; ".join(f"{', '.join(keys)} ({what})" for what, keys in found.items())
 
 
 def defaults(profile: str = "safe") -> Mapping[str, Any]:

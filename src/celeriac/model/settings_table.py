@@ -192,7 +192,7 @@ CELERY: tuple[tuple[str, str, Any, str, str], ...] = (
     ("worker_consumer", "string", "celery.worker.consumer:Consumer", "CELERYD_CONSUMER", "Consumer class; this name stands for the built-in one."),
     ("worker_deduplicate_successful_tasks", "bool", False, "CELERYD_DEDUPLICATE_SUCCESSFUL_TASKS", "Ask the result backend before a redelivered message is run again, and drop it when the task had succeeded."),
     ("worker_detect_quorum_queues", "bool", True, "CELERYD_DETECT_QUORUM_QUEUES", "RabbitMQ: look for quorum queues and set the prefetch and the delays accordingly."),
-    ("worker_direct", "bool", False, "CELERY_WORKER_DIRECT", "Give every worker a queue of its own, `<node name>.dq2`."),
+    ("worker_direct", "bool", False, "CELERY_WORKER_DIRECT", "Give every worker a queue of its own: `<node name>.dq2`, with the node name as routing key in the exchange `C.dq2`."),
     ("worker_disable_prefetch", "bool", False, "CELERYD_DISABLE_PREFETCH", "Take a message only when it can run at once."),
     ("worker_disable_rate_limits", "bool", False, "CELERY_DISABLE_RATE_LIMITS", "Ignore the rate limits of tasks."),
     ("worker_enable_prefetch_count_reduction", "bool", True, "CELERYD_ENABLE_PREFETCH_COUNT_REDUCTION", "Take fewer messages after a reconnect, until those from before have ended."),
@@ -211,7 +211,7 @@ CELERY: tuple[tuple[str, str, Any, str, str], ...] = (
     ("worker_pool_restarts", "bool", False, "CELERYD_POOL_RESTARTS", "Allow the remote control command pool_restart."),
     ("worker_pool_start_method", "string", "fork", "CELERYD_POOL_START_METHOD", "How children are started: fork or spawn. Spawn all the same when the import of the app has started threads."),
     ("worker_prefetch_multiplier", "int", 4, "CELERYD_PREFETCH_MULTIPLIER", "Messages that a worker holds ahead for each seat; 0: no bound, None: as many as keep the seats busy for about a millisecond."),
-    ("worker_proc_alive_timeout", "float", 4.0, "CELERYD_PROC_ALIVE_TIMEOUT", "Seconds that a child may take to start."),
+    ("worker_proc_alive_timeout", "float", 4.0, "CELERYD_PROC_ALIVE_TIMEOUT", "Seconds that a child may take to be ready, `worker_process_init` included; then it is killed, and another one started."),
     ("worker_redirect_stdouts", "bool", True, "CELERY_REDIRECT_STDOUTS", "Send what tasks print, to stdout or stderr, to the log, line by line, as the logger `celery.redirected`; not with `--in-process` or where `setup_logging` has a receiver."),
     ("worker_redirect_stdouts_level", "string", "WARNING", "CELERY_REDIRECT_STDOUTS_LEVEL", "Level of these lines."),
     ("worker_send_task_events", "bool", False, "CELERY_SEND_EVENTS", "Send events of tasks, for monitors."),
@@ -219,8 +219,8 @@ CELERY: tuple[tuple[str, str, Any, str, str], ...] = (
     ("worker_state_db", "string", None, "CELERYD_STATE_DB", "File in which the worker keeps revoked task ids; None: none."),
     ("worker_task_log_datefmt", "string", None, "CELERYD_TASK_LOG_DATEFMT", "Format of dates in the log of tasks; None: that of logging."),
     ("worker_task_log_format", "string", _TASK_LOG, "CELERYD_TASK_LOG_FORMAT", "Format of lines of the loggers of tasks: those below `celery.task`, as get_task_logger gives them."),
-    ("worker_timer", "string", None, "CELERYD_TIMER", "Accepted for old configurations; the worker's loop has its own timer."),
-    ("worker_timer_precision", "float", 1.0, "CELERYD_TIMER_PRECISION", "Accepted for old configurations; timers here are exact."),
+    ("worker_timer", "string", None, "CELERYD_TIMER", "Class of the worker's timer."),
+    ("worker_timer_precision", "float", 1.0, "CELERYD_TIMER_PRECISION", "Seconds to which messages with an eta are timed."),
 )  # fmt: skip
 """Celery's settings."""
 

@@ -55,6 +55,7 @@ class Pool:
         spec: dict[str, Any],
         max_tasks: int | None = None,
         max_memory: int | None = None,
+        start_limit: float | None = None,
     ) -> None:
         self.listener = listener
         self.kind = kind
@@ -63,6 +64,7 @@ class Pool:
         self.single = seats == 1
         self.max_tasks = max_tasks
         self.max_memory = max_memory
+        self.start_limit = start_limit
         self.ready: deque[Call] = deque()
         self.quarantine: deque[Call] = deque()
         self.children: dict[int, Child] = {}
@@ -255,6 +257,7 @@ class Pool:
         self.children[child.index] = child
         self._loop.add_reader(child.work.fileno(), self._read_work, child)
         self._loop.add_reader(child.side.fileno(), self._read_side, child)
+        self._watchman.arm()
 
     def balance(self) -> None:
         """Start or retire children until there are as many as wanted."""

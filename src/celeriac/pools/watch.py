@@ -27,7 +27,6 @@ CANCEL_SECONDS = 1.0
 """How long a cancelled call of a many-seat child may take to end before the child is given up."""
 NEIGHBOUR_SECONDS = 10.0
 """Grace of the other calls in a child that is given up."""
-START_SECONDS = 60.0
 MEMORY_SECONDS = 0.5
 
 
@@ -39,6 +38,7 @@ class Watched(Protocol):
     quarantine: deque[Call]
     listener: Listener
     max_memory: int | None
+    start_limit: float | None
 
     def retire(self, child: Child) -> None:
         """Give a child no more calls."""
@@ -79,7 +79,9 @@ class Watchman:
         for child in list(pool.children.values()):
             if not child.ready:
                 stuck = False
-                if now - child.started_at > START_SECONDS:
+                if pool.start_limit and now - child.started_at > pool.start_limit and child.pid and not child.stopping:
+                    child.stopping = True
+                    log.error("child %d was not ready after %g s; killing it", child.pid, pool.start_limit)
                     child.kill()
                 continue
             if len(child.sent) < child.seats or now - child.progress < STUCK_SECONDS * 2:

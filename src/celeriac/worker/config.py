@@ -37,6 +37,8 @@ class WorkerConfig:
     max_tasks_per_child: int | None = None
     max_memory_per_child: int | None = None
     """KiB of resident memory."""
+    start_limit: float | None = None
+    """How long a child may take to be ready; None: without bound."""
     rate_limits: bool = True
     prefetch: int | None = None
     """A fixed number of messages to hold ahead per seat; None: adaptive."""

@@ -496,6 +496,7 @@ def _pool(listener: Listener, config: WorkerConfig) -> Pool | InProcess:
         spec=config.spec,
         max_tasks=config.max_tasks_per_child,
         max_memory=config.max_memory_per_child,
+        start_limit=config.start_limit,
     )
 
 
