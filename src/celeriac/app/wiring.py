@@ -406,16 +406,8 @@ class Wiring:
         options["serializer"] = conf["result_serializer"]
         options["extended"] = conf["result_extended"]
         options["expires"] = conf.seconds("result_expires") or None
-<<<<<<< HEAD
-        for name in (
-            "create_tables_at_setup", "engine_options", "engine_callback", "short_lived_sessions", "table_names",
-            "table_schemas",
-        ):  # fmt: skip
-            options[name] = conf[f"database_{name}"]
-=======
         for setting in _DATABASE_SETTINGS:
             options[setting.removeprefix("database_")] = conf[setting]
->>>>>>> 4cdb3c3c6f56667da7246ec54caaa31101f83ea9
         options["cache_options"] = conf["cache_backend_options"]
         return options
 
@@ -449,8 +441,8 @@ _REDIS_OPTIONS = {
     "redis_socket_connect_timeout": "socket_connect_timeout", "redis_client_name": "client_name",
 }  # fmt: skip
 _DATABASE_SETTINGS = (
-    "database_engine_options", "database_engine_callback", "database_short_lived_sessions", "database_table_names",
-    "database_table_schemas",
+    "database_create_tables_at_setup", "database_engine_options", "database_engine_callback",
+    "database_short_lived_sessions", "database_table_names", "database_table_schemas",
 )  # fmt: skip
 
 

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from celeriac.errors import ImproperlyConfigured, QueueNotFound
 
-
 DIRECT = "C.dq2"
 """Celery's exchange of the queues that belong to one worker each."""
 

@@ -1,4 +1,4 @@
-"""Settings that nothing reads, and why. One that is read must not stand here; a house test compares with the sources."""
+"""Settings that nothing reads, and why. One that is read must not stand here; a house test looks into the sources."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ NEEDLESS: dict[str, str] = {
         ("control_queue_durable", "control_queue_exclusive", "control_queue_expires", "control_queue_ttl"),
         "queues of answers are exclusive, expire after 10 s, and keep a message for 300 s",
     ),
-    "database_create_tables_at_setup": "tables that are missing are made at the first use",
     "redis_retry_on_timeout": "a worker tries again until it succeeds, get() for 10 s",
     "redis_socket_keepalive": "always on",
     **dict.fromkeys(
@@ -66,7 +65,7 @@ UNBUILT: dict[str, str] = {
         if key.startswith(f"{family}_") and key not in _READ
     },
     "event_serializer": "events in other forms than JSON",
-    "task_remote_tracebacks": "tracebacks of the worker in errors that get() raises; `result.traceback` has them as text",
+    "task_remote_tracebacks": "remote tracebacks in errors that get() raises; `result.traceback` has them as text",
     "worker_agent": "agents",
     "worker_autoscaler": "autoscaling",
     "worker_cancel_long_running_tasks_on_connection_loss": "ending tasks when a connection is lost; they go on",
