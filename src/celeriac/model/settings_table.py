@@ -211,7 +211,7 @@ CELERY: tuple[tuple[str, str, Any, str, str], ...] = (
     ("worker_pool_restarts", "bool", False, "CELERYD_POOL_RESTARTS", "Allow the remote control command pool_restart."),
     ("worker_pool_start_method", "string", "fork", "CELERYD_POOL_START_METHOD", "How children are started: fork or spawn. Spawn all the same when the import of the app has started threads."),
     ("worker_prefetch_multiplier", "int", 4, "CELERYD_PREFETCH_MULTIPLIER", "Messages that a worker holds ahead for each seat; 0: no bound, None: as many as keep the seats busy for about a millisecond."),
-    ("worker_proc_alive_timeout", "float", 4.0, "CELERYD_PROC_ALIVE_TIMEOUT", "Seconds that a child may take to be ready, `worker_process_init` included; then it is killed, and another one started."),
+    ("worker_proc_alive_timeout", "float", 4.0, "CELERYD_PROC_ALIVE_TIMEOUT", "Seconds that a child may take to be ready, with the receivers of its signals; then it is killed, and another one started."),
     ("worker_redirect_stdouts", "bool", True, "CELERY_REDIRECT_STDOUTS", "Send what tasks print, to stdout or stderr, to the log, line by line, as the logger `celery.redirected`; not with `--in-process` or where `setup_logging` has a receiver."),
     ("worker_redirect_stdouts_level", "string", "WARNING", "CELERY_REDIRECT_STDOUTS_LEVEL", "Level of these lines."),
     ("worker_send_task_events", "bool", False, "CELERY_SEND_EVENTS", "Send events of tasks, for monitors."),
