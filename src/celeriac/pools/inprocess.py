@@ -63,10 +63,6 @@ class InProcess:
         """One at a time, none ahead."""
         return 0 if self._closing or self._running is not None or self.ready else 1
 
-    def ahead(self) -> int:
-        """See Pool."""
-        return 0
-
     def free_seats(self) -> int:
         """No other task can run while one waits."""
         return 0

@@ -123,7 +123,8 @@ class Pool:
         if self._closing:
             return 0
         now = time.monotonic()
-        ahead = self.ahead()
+        cost = self.cost
+        ahead = min(200, int(AHEAD_SECONDS / cost)) if cost < AHEAD_SECONDS / 2 else 0
         room = 0
         for child in self.children.values():
             if child.room() and not child.quarantine:
@@ -133,11 +134,6 @@ class Pool:
                 else:
                     room += child.seats + ahead - held
         return max(0, room - len(self.ready))
-
-    def ahead(self) -> int:
-        """How many calls a child may have before it has room for them: none unless tasks are short."""
-        cost = self.cost
-        return min(200, int(AHEAD_SECONDS / cost)) if cost < AHEAD_SECONDS / 2 else 0
 
     def held(self) -> int:
         """Calls in the pool, waiting or running."""

@@ -89,8 +89,7 @@ class Dispatch:
     # --- claimed
 
     def want(self, coming: int = 0) -> int:
-        """How many messages the worker can use soon. `coming`: so many are claimed and not yet admitted; where it takes
-        messages ahead they are the ones ahead, and it may have as many again."""
+        """How many messages the worker can use soon. `coming`: so many are claimed and not yet admitted."""
         now = time.monotonic()
         if now > self.safe_until or now < self._hold_until:
             return 0
@@ -98,8 +97,7 @@ class Dispatch:
         if self.config.prefetch is not None:
             target = sum(c.seats for c in pool.children.values() if c.room()) * (1 + self.config.prefetch)
             return max(0, target - pool.held() - coming)
-        hunger = pool.hunger()
-        return hunger if pool.ahead() else max(0, hunger - coming)
+        return max(0, pool.hunger() - coming)
 
     def admit(self, deliveries: Iterable[Delivery], now: float) -> None:
         """Decide about claimed messages; hand to the pool what is to run."""
